@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a newcomer needs; each sets itself up, once. `make help` lists the rest.
+VENV ?= .venv
+PYTHON ?= python3.11
+WEEK ?= 2026-W10
+DATA ?= ../shared/data/movielens_posters
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR):$$PYTHONPATH"
+SUBMIT := $(RUN) spark-submit --driver-memory 3g
+export PYTHON
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor demo week movielens test lint types docs clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: constraints.txt setup.py cluster/setup.sh cluster/build_horovod.sh
+	@sh cluster/setup.sh $(VENV)
+
+setup: $(VENV)/.ready ## the virtual environment, Horovod's wheel, Java (each only where missing)
+
+doctor: $(VENV)/.ready ## what is installed, what is missing or known to break, and the way out
+	@$(RUN) umair doctor
+
+demo: $(VENV)/.ready ## a drawn world and one weekly run on it -> runs/demo/report/index.html
+	@$(RUN) umair world --config conf/local.yaml
+	@$(SUBMIT) jobs/weekly.py --config conf/local.yaml --week $(WEEK)
+
+week: $(VENV)/.ready ## one weekly run on the demo's data: make week WEEK=2026-W11
+	@$(SUBMIT) jobs/weekly.py --config conf/local.yaml --week $(WEEK)
+
+movielens: $(VENV)/.ready ## a real data set through the same jobs: make movielens DATA=folder
+	@$(RUN) python examples/movielens/convert.py $(DATA) runs/movielens/raw
+	@$(SUBMIT) jobs/weekly.py --config conf/movielens.yaml --week 2018-W39
+
+test: lint types ## every test, with real Spark, Horovod and Petastorm
+	@$(RUN) python -m pytest -q
+
+lint: $(VENV)/.ready ## ruff
+	@$(RUN) ruff check .
+
+types: $(VENV)/.ready ## mypy, strict, on umair/
+	@$(RUN) mypy
+
+docs: $(VENV)/.ready ## docs/tables.md from umair/schema.py
+	@$(RUN) umair tables > docs/tables.md
+
+clean: ## removes runs/ and the virtual environment; the Horovod wheel stays in the cache
+	rm -rf runs $(VENV)

@@ -1,0 +1,70 @@
+"""`umair`: the commands that need no cluster. The weekly steps are spark-submit jobs, see jobs/."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from umair.errors import UmairError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process: 0 fine, 2 bad input or surroundings."""
+    given = _parser().parse_args(arguments)
+    try:
+        code = {"doctor": _doctor, "world": _world, "tables": _tables}[given.command](given)
+    except UmairError as error:
+        print(f"umair {given.command}: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="umair", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="versions, what is missing or known to break, and the way out")
+    world = commands.add_parser("world", help="draw a world: pictures, users, events, and the truth behind them")
+    world.add_argument("--config", required=True, help="YAML file with a `world:` section, for example conf/local.yaml")
+    world.add_argument("--out", help="folder to write; default: raw.folder of the configuration")
+    world.add_argument("--workers", type=int, default=None, help="processes that draw; default: all cores")
+    world.add_argument("overrides", nargs="*", metavar="section.key=value")
+    commands.add_parser("tables", help="every table's columns and rules as Markdown")
+    return parser
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from umair.doctor import doctor
+
+    return doctor()
+
+
+def _world(given: argparse.Namespace) -> int:
+    import os
+
+    from umair.config import load_config
+    from umair.job import Config
+    from umair.world.draw import draw_world
+
+    config = load_config(given.config, given.overrides, Config)
+    out = Path(given.out or config.raw.folder)
+    facts = draw_world(config.world, out, workers=given.workers or os.cpu_count() or 1)
+    print(json.dumps(facts))
+    return 0
+
+
+def _tables(_: argparse.Namespace) -> int:
+    from umair import schema
+
+    print("# Tables\n\nGenerated from `umair/schema.py` by `make docs`.")
+    tables = [value for value in vars(schema).values() if isinstance(value, schema.Table)]
+    for table in tables:
+        print(f"\n## {table.name}\n\n{table.about}. Key: {', '.join(f'`{name}`' for name in table.key)}.\n")
+        print("| column | type |\n|---|---|")
+        for name, kind in table.column_types.items():
+            print(f"| `{name}` | {kind} |")
+        for rule, sql in table.rules.items():
+            print(f"\n- rule `{rule}`: `{sql}`")
+    return 0

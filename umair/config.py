@@ -1,0 +1,148 @@
+"""Configuration: frozen pydantic sections, YAML files with `base:`, and `section.key=value` overrides. No second way.
+
+Each section class stands beside the code that it configures; `umair.job.Config` puts them together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from umair.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def load_config(path: str | Path, overrides: list[str], schema: type[AnySection]) -> AnySection:
+    """Reads `path`, the files its `base:` names, and `section.key=value` overrides, later over earlier.
+
+    Raises ConfigError: missing file, bad YAML, duplicate key, unknown key (with the nearest known one), wrong type.
+    """
+    values = _read_with_base(Path(path), seen=())
+    for override in overrides:
+        values = merge(values, _parse_override(override))
+    _refuse_unknown(values, schema, str(path), prefix="")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: key '{key}'", repr(first.get("input")), first["msg"],
+                          f"correct '{key}' in the file or in the override") from error
+
+
+def fingerprint(value: Any) -> str:
+    """Twelve hex digits that stand for a JSON-like value or a Section; equal values give equal digits."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_section_to_json)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`: mappings merge key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _section_to_json(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no fingerprint")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later duplicate win in silence; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            if key in keys:
+                where = key_node.start_mark
+                raise ConfigError(f"{where.name}:{where.line + 1}", f"key '{key}' twice", "each key once",
+                                  "remove one of the two lines")
+            keys.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(str(path), "a `base:` that leads back to itself", "a chain that ends", "remove one `base:`")
+    values = _read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), values)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), "no readable file", "a YAML file", "check the path given to --config or base:"
+                          ) from error
+    loader = _UniqueKeyLoader(text)
+    loader.name = str(path)
+    try:
+        values = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), f"text that is not YAML ({error})", "YAML", "correct the line") from error
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(str(path), type(values).__name__, "a mapping of sections", "start the file with `section:`")
+    return values
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise ConfigError("command line", repr(override), "section.key=value", "write for example training.epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("command line", repr(override), "a YAML value after '='", "quote the value") from error
+    for part in reversed(dotted.strip().split(".")):
+        value = {part: value}
+    return typing.cast("dict[str, Any]", value)
+
+
+def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str, prefix: str) -> None:
+    known = schema.model_fields
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), list(known), n=1)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else "remove it"
+            raise ConfigError(where, f"unknown key '{prefix}{key}'", f"one of {', '.join(sorted(known))}", hint)
+        inner = _section_of(known[str(key)].annotation)
+        if inner is not None and isinstance(value, dict):
+            _refuse_unknown(value, inner, where, f"{prefix}{key}.")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None

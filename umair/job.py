@@ -1,0 +1,219 @@
+"""What every job shares: arguments, configuration, the Spark session, logging, the ledger and exit codes.
+
+Here, and only here, the configuration sections and the order of the steps are put together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import Field
+
+from umair.config import Section, fingerprint, load_config
+from umair.embedding.images import EmbedImagesConfig
+from umair.embedding.texts import EmbedTextsConfig
+from umair.errors import ConfigError, UmairError
+from umair.evaluation.report import EvaluationConfig
+from umair.model.image_encoder import ImageEncoderConfig
+from umair.model.ranker import RankerConfig
+from umair.model.text_encoder import TextEncoderConfig
+from umair.storage import Snapshot, Step, Store
+from umair.tables.ingest import RawConfig
+from umair.training.loop import TrainingConfig
+from umair.training.tag_pretext import PretextConfig
+from umair.training.text_pairs import TextPairsConfig
+from umair.weeks import Week
+from umair.windows.build import WindowsConfig
+from umair.world.draw import WorldConfig
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger("umair")
+ACCEPTED, BAD_INPUT, REJECTED = 0, 2, 3  # exit codes: fine, bad input or config, verdict "reject"
+ANY_WEEK = "any-week"  # the ledger's week of steps that do not belong to one: the encoders
+
+
+class Config(Section):
+    """Every section, each defined beside the code that it configures."""
+
+    root: str  # folder that all nodes see: tables, encoders, rankers, report
+    raw: RawConfig
+    image_encoder: ImageEncoderConfig
+    pretext: PretextConfig
+    text_encoder: TextEncoderConfig
+    text_pairs: TextPairsConfig
+    embed_images: EmbedImagesConfig
+    embed_texts: EmbedTextsConfig
+    windows: WindowsConfig
+    ranker: RankerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    world: WorldConfig = WorldConfig()
+    spark: dict[str, str] = Field(default_factory=dict)  # Spark settings; what spark-submit was given is kept where this is silent
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step's result depends on: its config sections and the steps before it."""
+
+    sections: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    weekly: bool = True
+
+
+PLAN = {
+    "ingest_tables": StepPlan(("raw",)),
+    "pretrain_image_encoder": StepPlan(("image_encoder", "pretext"), weekly=False),
+    "finetune_text_encoder": StepPlan(("text_encoder", "text_pairs"), weekly=False),
+    "embed_images": StepPlan(("embed_images",), ("ingest_tables", "pretrain_image_encoder")),
+    "embed_texts": StepPlan(("embed_texts",), ("ingest_tables", "finetune_text_encoder")),
+    "build_windows": StepPlan(("windows",), ("ingest_tables",)),
+    "train_ranker": StepPlan(("ranker", "training"), ("build_windows", "embed_images", "embed_texts")),
+    "evaluate_ranker": StepPlan(("evaluation",), ("train_ranker",)),
+}
+
+
+class Job:
+    """One step's surroundings. `job.spark` starts Spark at its first use, so that finished steps cost nothing."""
+
+    def __init__(self, config: Config, week: Week) -> None:
+        self.config, self.week, self.store = config, week, Store(config.root)
+        self.phases: dict[str, float] = {}  # seconds by phase of the current step
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return start_spark(self.config.spark)
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """A committed table as a Spark frame over its explicit list of files."""
+        return self.spark.read.parquet(*self.store.snapshot(name, version).files)
+
+    def commit(self, name: str, frame: DataFrame, *, append: bool = False, **facts: Any) -> Snapshot:
+        """Writes a Spark frame and makes it the table's new version (or adds it), in one transaction."""
+        folder = self.store.staging(name)
+        with self.phase(f"write {name}"):
+            frame.write.option("compression", "zstd").parquet(str(folder))
+            snapshot = self.store.commit(name, folder, {"week": str(self.week), **facts}, append=append)
+        log.info("%s: version %d, %s rows", name, snapshot.version, f"{snapshot.rows:,}")
+        return snapshot
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to `phases[name]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - started
+
+    def key(self, step: str) -> str:
+        """Stands for everything that the step's result depends on, but the raw data of its week."""
+        plan = PLAN[step]
+        return fingerprint([step, [getattr(self.config, section) for section in plan.sections],
+                            [self.key(before) for before in plan.after]])
+
+    def ledger_week(self, step: str) -> str:
+        return str(self.week) if PLAN[step].weekly else ANY_WEEK
+
+    def finished(self, step: str) -> Step | None:
+        return self.store.finished(step, self.ledger_week(step), self.key(step))
+
+    def model_folder(self, step: str) -> Any:
+        """The folder of the encoder or ranker that `step` makes, whether or not it is there yet."""
+        kind = {"pretrain_image_encoder": "encoders/image", "finetune_text_encoder": "encoders/text",
+                "train_ranker": f"rankers/{self.week}"}[step]
+        return self.store.model_folder(kind, self.key(step))
+
+
+StepFunction = Callable[[Job], dict[str, Any]]
+
+
+def run_step(job: Job, step: StepFunction) -> Step:
+    """Runs one step unless the ledger has it, and records it. The step must be safe to run again after a kill."""
+    name = step.__name__
+    done = job.finished(name)
+    if done:
+        log.info("%s %s: already finished, nothing to do", name, job.week)
+        return done
+    log.info("%s %s: start", name, job.week)
+    started, job.phases = time.time(), {}
+    outputs = step(job)
+    record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
+                  {**outputs, "phases": {phase: round(seconds, 3) for phase, seconds in job.phases.items()}}, time.time())
+    job.store.record(record)
+    log.info("%s %s: done in %.1f s", name, job.week, record.seconds)
+    return record
+
+
+def start_spark(settings: dict[str, str]) -> SparkSession:
+    """The Spark session, in UTC and with Arrow. Raises ClusterError without Java."""
+    from pyspark.sql import SparkSession
+
+    from umair.java import require_java
+
+    require_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    builder = SparkSession.builder.appName("umair")
+    fixed = {"spark.sql.session.timeZone": "UTC", "spark.sql.execution.arrow.pyspark.enabled": "true"}
+    for key, value in {**settings, **fixed}.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def parse_arguments(description: str) -> tuple[Config, Week]:
+    """`--config FILE --week 2026-W10 [section.key=value ...]`, the same for every job."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, help="YAML file, for example conf/local.yaml")
+    parser.add_argument("--week", required=True, help="ISO week whose end bounds what may be known, for example 2026-W10")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
+    given = parser.parse_intermixed_args()
+    return load_config(given.config, given.overrides, Config), Week.parse(given.week)
+
+
+def main(step: StepFunction) -> NoReturn:
+    """Runs one job from the command line and ends the process with its exit code."""
+    guard(lambda: _single(step))
+
+
+def _single(step: StepFunction) -> int:
+    job = Job(*parse_arguments((step.__doc__ or "").splitlines()[0]))
+    return int(run_step(job, step).outputs.get("exit_code", ACCEPTED))
+
+
+def guard(body: Callable[[], int]) -> NoReturn:
+    """Runs `body`; turns a UmairError into one clear line and exit code 2. Other errors keep their traceback."""
+    start_logging()
+    try:
+        code = body()
+    except UmairError as error:
+        log.error("%s", error)
+        code = BAD_INPUT
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def start_logging() -> None:
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+
+
+def require_finished(job: Job, *steps: str) -> None:
+    """Raises ConfigError naming the job to run first."""
+    for step in steps:
+        if not job.finished(step):
+            raise ConfigError(f"week {job.week}", f"no finished '{step}' for this configuration",
+                              f"'{step}' before this job", f"run jobs/{step}.py, or jobs/weekly.py for all of them in order")

@@ -1,0 +1,219 @@
+"""Tables as Delta tables, models as folders, finished steps in a ledger. No Spark, no torch.
+
+Spark (or anyone) writes Parquet files into a fresh folder of the table; `Store.commit` makes them real in one Delta
+transaction. A step killed before that leaves the last version intact. Readers resolve a version to a list of files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from umair.errors import StorageError
+
+STALE_SECONDS = 24 * 3600.0  # an uncommitted folder older than this was left by a run that died
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed version of a table: the exact files, and what was said at the commit."""
+
+    name: str
+    version: int
+    files: tuple[str, ...]
+    rows: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step of a week, as the ledger holds it."""
+
+    step: str
+    week: str
+    key: str
+    seconds: float
+    outputs: dict[str, Any]
+    finished_at: float
+
+
+class Store:
+    """Everything below one root folder, which all nodes see: tables/, encoders/, rankers/, report/, steps/."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    # ------------------------------------------------------------ tables
+    def exists(self, name: str) -> bool:
+        return DeltaTable.is_deltatable(str(self._table(name)))
+
+    def staging(self, name: str) -> Path:
+        """A fresh folder inside the table, not yet part of it; write Parquet files there, then `commit` it."""
+        folder = self._table(name) / f"part-{uuid.uuid4().hex[:12]}"
+        self._sweep(name)
+        return folder
+
+    def commit(self, name: str, folder: Path, facts: dict[str, Any], *, append: bool = False) -> Snapshot:
+        """Makes the Parquet files of `folder` the table's new version (or part of it), all or nothing.
+
+        Raises StorageError: no file there, a file that is not Parquet, another schema than the table's, a lost race.
+        """
+        table, (actions, schema) = self._table(name), self._actions(name, folder)
+        properties = CommitProperties(custom_metadata={"umair": json.dumps(facts, sort_keys=True)})
+        try:
+            if self.exists(name):
+                self._require_same_schema(name, schema, append)
+                DeltaTable(str(table)).create_write_transaction(
+                    actions, "append" if append else "overwrite", Schema.from_arrow(schema),
+                    commit_properties=properties)
+            else:
+                create_table_with_add_actions(str(table), Schema.from_arrow(schema), actions,
+                                              name=name, commit_properties=properties)
+        except (DeltaError, OSError) as error:
+            raise StorageError(f"table '{name}'", f"a commit that failed ({error})", "sole writer and free space",
+                               "check the disk and that no other run writes this root, then run again") from error
+        return self.snapshot(name)
+
+    def snapshot(self, name: str, version: int | None = None) -> Snapshot:
+        """The newest version of a table, or the one asked for. Raises StorageError when there is none."""
+        try:
+            table = DeltaTable(str(self._table(name)), version=version)
+        except TableNotFoundError as error:
+            raise StorageError(f"table '{name}' below {self.root}", "no such table",
+                               "a committed table", "run the job that makes it first (docs/flow.md names it)") from error
+        except DeltaError as error:
+            raise StorageError(f"table '{name}' below {self.root}", f"no readable version {version} ({error})",
+                               "a committed version", "run the job that makes it again") from error
+        files = tuple(sorted(_plain_path(uri) for uri in table.file_uris()))
+        actions = pa.table(table.get_add_actions(flatten=True))
+        rows = sum(int(count or 0) for count in actions.column("num_records").to_pylist())
+        return Snapshot(name, table.version(), files, rows, _facts(table))
+
+    def _table(self, name: str) -> Path:
+        return self.root / "tables" / name
+
+    def _actions(self, name: str, folder: Path) -> tuple[list[AddAction], pa.Schema]:
+        paths = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
+        if not paths:
+            raise StorageError(f"table '{name}'", f"no Parquet file in {folder}", "at least one, even if it has no rows",
+                               "look for the writer's error above")
+        actions, schema = [], None
+        for path in paths:
+            try:
+                footer = pq.ParquetFile(path)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise StorageError(f"table '{name}'", f"{path.name}, which is no Parquet file ({error})",
+                                   "whole Parquet files", "run the step again") from error
+            schema = schema or footer.schema_arrow
+            stat = path.stat()
+            actions.append(AddAction(str(path.relative_to(self._table(name))), stat.st_size, {},
+                                     int(stat.st_mtime * 1000), True,
+                                     json.dumps({"numRecords": footer.metadata.num_rows})))
+        assert schema is not None
+        return actions, schema.remove_metadata()
+
+    def _require_same_schema(self, name: str, schema: pa.Schema, append: bool) -> None:
+        if not append:
+            return
+        known = {field.name for field in DeltaTable(str(self._table(name))).schema().fields}
+        if known != set(schema.names):
+            raise StorageError(f"table '{name}'", f"columns {sorted(schema.names)}", f"columns {sorted(known)}",
+                               "move the old table away or convert it")
+
+    def _sweep(self, name: str) -> None:
+        """Removes folders that a dead run left behind; committed ones of any version stay."""
+        table = self._table(name)
+        if not self.exists(name):
+            return
+        kept = {Path(_plain_path(uri)).parent for version in range(DeltaTable(str(table)).version() + 1)
+                for uri in DeltaTable(str(table), version=version).file_uris()}
+        for folder in table.glob("part-*"):
+            if folder not in kept and time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder)
+
+    # ------------------------------------------------------------ models
+    def model_folder(self, kind: str, key: str) -> Path:
+        """Where an encoder or ranker of this key lives: `<root>/<kind>/<key>`."""
+        return self.root / kind / key
+
+    def has_model(self, kind: str, key: str) -> bool:
+        return (self.model_folder(kind, key) / "facts.json").is_file()
+
+    # ------------------------------------------------------------ ledger
+    def finished(self, step: str, week: str, key: str) -> Step | None:
+        """The ledger's line of a step, if it was finished with exactly this key."""
+        path = self._ledger(step, week, key)
+        return Step(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    def record(self, step: Step) -> None:
+        """Says that a step is finished; the last act of every step."""
+        write_atomically(self._ledger(step.step, step.week, step.key),
+                         json.dumps(step.__dict__, sort_keys=True, indent=1))
+
+    def _ledger(self, step: str, week: str, key: str) -> Path:
+        return self.root / "steps" / week / f"{step}-{key}.json"
+
+
+def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """`write(temporary)` fills a folder and returns its facts; only then does `folder` appear, whole, with facts.json."""
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir(parents=True)
+    try:
+        facts = write(temporary)
+        write_atomically(temporary / "facts.json", json.dumps(facts, sort_keys=True, indent=1))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return facts
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """facts.json of a model or checkpoint folder. Raises StorageError when the folder is not whole."""
+    path = folder / "facts.json"
+    if not path.is_file():
+        raise StorageError(str(folder), "no facts.json", "a folder that was written to its end",
+                           "run the job that makes it first")
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small text file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(str(path), f"a write that failed ({error})", "a writable folder with free space",
+                           "free some space or choose another root") from error
+
+
+def _plain_path(uri: str) -> str:
+    return uri.removeprefix("file://")
+
+
+def _facts(table: DeltaTable) -> dict[str, Any]:
+    newest = DeltaTable(table.table_uri)  # an old version's own history numbers its commits wrongly (deltalake 1.6)
+    commits = {int(commit["version"]): commit for commit in newest.history()}
+    facts: dict[str, Any] = json.loads(commits[table.version()].get("umair", "{}"))
+    return facts
