@@ -32,7 +32,7 @@ echo "Set-up: installing the packages of constraints.txt into $venv (once, about
     torch "cmake" cloudpickle psutil pyyaml packaging cffi numpy
 horovod=$(sh "$here/cluster/build_horovod.sh" "$venv" | tail -n 1)
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$horovod"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation \
     --constraint "$here/constraints.txt" --editable "$here[horovod,dev]"
 touch "$venv/.ready"
 echo "Set-up: done; '$venv/bin/umair doctor' prints what is installed" >&2

@@ -1,0 +1,26 @@
+#!/bin/sh
+# The weekly run on a cluster: each step with the submit settings that suit it (see the .properties files).
+# Usage: cluster/weekly.sh MASTER CONFIG WEEK [section.key=value ...]
+#   cluster/weekly.sh spark://head:7077 conf/cluster.yaml 2026-W10
+#   cluster/weekly.sh yarn conf/cluster.yaml 2026-W10      (the environment: see cluster/README.md)
+set -eu
+master=${1:?master}
+config=${2:?config}
+week=${3:?week}
+shift 3
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here"
+run() {
+    properties=$1 step=$2
+    shift 2
+    spark-submit --master "$master" --properties-file "cluster/$properties.properties" \
+        "jobs/$step.py" --config "$config" --week "$week" "$@"
+}
+run embedding ingest_tables "$@"
+run training pretrain_image_encoder "$@"
+run training finetune_text_encoder "$@"
+run embedding embed_images "$@"
+run embedding embed_texts "$@"
+run embedding build_windows "$@"
+run training train_ranker "$@"
+run embedding evaluate_ranker "$@"
