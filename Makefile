@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 WEEK ?= 2026-W10
 DATA ?= ../shared/data/movielens_posters
-RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR):$$PYTHONPATH"
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 SUBMIT := $(RUN) spark-submit --driver-memory 3g
 export PYTHON
 .DEFAULT_GOAL := help

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pydantic import Field
 from umair.config import Section, fingerprint, load_config
 from umair.embedding.images import EmbedImagesConfig
 from umair.embedding.texts import EmbedTextsConfig
-from umair.errors import ConfigError, UmairError
+from umair.errors import ConfigError, StorageError, UmairError
 from umair.evaluation.report import EvaluationConfig
 from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.ranker import RankerConfig
@@ -59,7 +60,7 @@ class Config(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig
     world: WorldConfig = WorldConfig()
-    spark: dict[str, str] = Field(default_factory=dict)  # Spark settings; what spark-submit was given is kept where this is silent
+    spark: dict[str, str] = Field(default_factory=dict)  # laid over what spark-submit was given
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,32 @@ def guard(body: Callable[[], int]) -> NoReturn:
     start_logging()
     try:
         code = body()
-    except UmairError as error:
-        log.error("%s", error)
+    except Exception as error:
+        clear = clear_error(error)
+        if clear is None:
+            raise
+        log.error("%s", clear)
         code = BAD_INPUT
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def clear_error(error: BaseException) -> str | None:
+    """The one line to print for an error that a user can act on, or None for one that needs its traceback.
+
+    An error raised inside a Spark worker arrives as text within Spark's own: its line is found again.
+    """
+    if isinstance(error, UmairError):
+        return str(error)
+    text = str(error)
+    worker = re.search(r"umair\.errors\.\w+: (.+?What to do: .+)", text)
+    if worker:
+        return worker[1].strip()
+    if re.search(r"No space left on device|File too large|Disk quota exceeded", text):
+        return str(StorageError("writing a table", "no space left on the device", "room for the new version",
+                                "free some space or choose another `root`, then run again; what is committed is untouched"))
+    return None
 
 
 def start_logging() -> None:

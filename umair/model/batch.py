@@ -7,6 +7,7 @@ T tags, D text width. Row features hold positions into the U illustrations, so t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for name, value in self.__dict__.items():
             if isinstance(value, dict):
                 moved[name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}

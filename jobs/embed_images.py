@@ -1,0 +1,34 @@
+"""Embeds new and changed pictures: semantic and style vectors, and the pictures that were set aside.
+
+spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
+"""
+
+from typing import Any
+
+from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed
+from umair.job import Job, log, main, require_finished
+from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
+from umair.storage import read_facts
+
+
+def embed_images(job: Job) -> dict[str, Any]:
+    """Embeds what this encoder has not tried yet; with nothing to embed it commits nothing."""
+    require_finished(job, "ingest_tables", "pretrain_image_encoder")
+    folder, root, config = job.model_folder("pretrain_image_encoder"), job.config.raw.image_root, job.config.embed_images
+    encoder = read_facts(folder)["fingerprint"]
+    illustrations = job.read(ILLUSTRATIONS.name)
+    vectors, rejects = (job.read(name) if job.store.exists(name) else None for name in (IMAGE_VECTORS.name, IMAGE_REJECTS))
+    todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)
+    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, folder, root, config) as embedded:
+        for name, update in embedded.updates.items():
+            job.commit(name, update.frame, append=update.append, encoder=encoder)
+    facts = {**embedded.facts, **count_pictures(illustrations)}
+    tried = facts["rows"]
+    log.info("pictures: %d new, %d changed, %d retried, of which %d set aside; %d known, %d illustrations without",
+             *tried.values(), sum(facts["rejects"].values()), facts["with_picture"] - sum(tried.values()),
+             facts["without_picture"])
+    return {"encoder": encoder, **facts}
+
+
+if __name__ == "__main__":
+    main(embed_images)

@@ -1,0 +1,33 @@
+"""Evaluates the week's ranker on the test window, beside its rivals, popularity and the ceiling: report and verdict.
+
+spark-submit jobs/evaluate_ranker.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
+"""
+
+from typing import Any
+
+from umair.evaluation.report import evaluate, write_report
+from umair.evaluation.subject import rankers_of, subject_of
+from umair.job import ACCEPTED, PLAN, REJECTED, Job, log, main, require_finished
+
+
+def evaluate_ranker(job: Job) -> dict[str, Any]:
+    """Writes report.json and index.html; a rejected ranker ends the job with its own exit code."""
+    require_finished(job, "train_ranker")
+    config, folder = job.config.evaluation, job.model_folder("train_ranker")
+    last_week = job.store.model_folder(f"rankers/{job.week.plus(-1)}", job.key("train_ranker"))
+    seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
+    subject = subject_of(job.store, job.week, rankers_of(folder, last_week),
+                         job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,
+                         image_root=job.config.raw.image_root, limits=job.config.embed_images.limits, seconds=seconds)
+    with job.phase("evaluate"):
+        report, page = evaluate(job.spark, subject, config)
+    with job.phase("write"):
+        path = write_report(job.store.root, str(job.week), report, page)
+    log.info("%s: %s; report at %s", report["verdict"], " ".join(report["reasons"]), path)
+    lists = ("slices", "calibration", "intervals")
+    return {"exit_code": ACCEPTED if report["verdict"] == "accept" else REJECTED, "report": str(path),
+            "figures": {name: value for name, value in report.items() if name not in lists}}
+
+
+if __name__ == "__main__":
+    main(evaluate_ranker)

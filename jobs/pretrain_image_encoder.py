@@ -1,0 +1,35 @@
+"""Trains the image encoder to tell tags from pictures, on Horovod ranks; rare, not weekly.
+
+spark-submit jobs/pretrain_image_encoder.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
+"""
+
+from pathlib import Path
+from typing import Any
+
+from umair.job import Job, log, main
+from umair.model.image_encoder import build_image_encoder
+from umair.schema import ILLUSTRATIONS
+from umair.storage import read_facts
+from umair.training.ranks import run_ranks
+from umair.training.tag_pretext import save_pretrained, train_pretext
+
+
+def pretrain_image_encoder(job: Job) -> dict[str, Any]:
+    """Writes the encoder's folder, unless a run that was killed later has done so; pretext.epochs=0 trains nothing."""
+    folder, pretext = job.model_folder("pretrain_image_encoder"), job.config.pretext
+    if (folder / "facts.json").is_file():
+        return read_facts(folder)
+    if pretext.epochs == 0:
+        log.info("pretext.epochs is 0: the encoder keeps %s", job.config.image_encoder.weights or "its random weights")
+        return save_pretrained(build_image_encoder(job.config.image_encoder), folder, {"epochs": 0})
+    arguments = {"files": list(job.store.snapshot(ILLUSTRATIONS.name).files),
+                 "image_root": str(Path(job.config.raw.image_root).absolute()),
+                 "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(), "folder": str(folder)}
+    with job.phase("train"):
+        facts: dict[str, Any] = run_ranks(job.spark, train_pretext, arguments, pretext.ranks, threads=pretext.threads,
+                                          device=pretext.device)[0]
+    return facts
+
+
+if __name__ == "__main__":
+    main(pretrain_image_encoder)

@@ -1,0 +1,28 @@
+"""Trains the week's ranker and its rivals on Horovod ranks: windows and packed features -> ranker folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from umair.job import Job, main, require_finished
+from umair.storage import read_facts
+from umair.training.inputs import TrainingInputs
+from umair.training.loop import train_rankers
+from umair.training.ranks import run_ranks
+
+
+def train_ranker(job: Job) -> dict[str, Any]:
+    require_finished(job, "build_windows", "embed_images", "embed_texts")
+    config, folder = job.config.training, job.model_folder("train_ranker")
+    inputs = TrainingInputs.of_week(job.store, job.week, read_facts(job.model_folder("pretrain_image_encoder")),
+                                    read_facts(job.model_folder("finetune_text_encoder")))
+    if not inputs.made(folder):  # a run that was killed before the ledger knew is not trained again
+        arguments = {"ranker": job.config.ranker, "config": config, "inputs": inputs, "root": str(job.store.root),
+                     "folder": str(folder)}
+        with job.phase("train"):
+            run_ranks(job.spark, train_rankers, arguments, config.ranks, threads=config.threads, device=config.device)
+    return {"folder": str(folder), **read_facts(folder)}
+
+
+if __name__ == "__main__":
+    main(train_ranker)

@@ -1,0 +1,53 @@
+"""Random batches for the tests of rankers, in any sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+from umair.model.ranker import RankerConfig
+
+PAPER_WIDTHS = {"semantic": 1024, "style": 256, "text": 512}
+WIDTHS = {"semantic": 12, "style": 6, "text": 8}
+SMALL = RankerConfig(user_fields={"user_id": 50, "username": 20}, item_fields={"illust_id": 60, "artist_id": 30},
+                     tag_buckets=40, tower=(16, 8), deep=(16, 8), cross_rank=3, cross_experts=2, match_width=5)
+
+
+def small(**changes: object) -> RankerConfig:
+    """SMALL with changes, checked like any configuration."""
+    return RankerConfig.model_validate(SMALL.model_dump() | changes)
+
+
+def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTHS, rows: int = 6, *, illustrations: int = 20,
+                 history: int = 7, seed: int = 0) -> Batch:
+    """Random buckets, vectors of which about a fifth is unknown, and histories of every length from none to full."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def below(size: int, *shape: int) -> torch.Tensor:
+        return torch.randint(size, shape, generator=draw)
+
+    def listed() -> torch.Tensor:
+        length_B1 = below(history + 1, rows, 1)
+        return below(illustrations, rows, history).masked_fill(torch.arange(history) >= length_B1, -1)
+
+    known = {name: torch.rand(illustrations, generator=draw) > 0.2 for name in widths}
+    return Batch(
+        user_fields_BF=torch.stack([below(size, rows) for size in config.user_fields.values()], 1),
+        user_tags_BT=below(config.tag_buckets, rows, USER_TAGS),
+        item_fields_BF=torch.stack([below(size, rows) for size in config.item_fields.values()], 1),
+        item_tags_BT=below(config.tag_buckets, rows, ITEM_TAGS),
+        long_interest_BD=torch.randn(rows, widths["text"], generator=draw),
+        short_interest_BD=torch.randn(rows, widths["text"], generator=draw),
+        counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
+        vectors_UD={name: torch.randn(illustrations, width, generator=draw) * known[name][:, None]
+                    for name, width in widths.items()},
+        known_U=known, item_B=below(illustrations, rows), bookmarked_BH=listed(), passed_BH=listed(),
+        label_B=below(2, rows).float())
+
+
+def rows_of(batch: Batch, rows: list[int]) -> Batch:
+    """The batch with these rows alone; its illustrations stay."""
+    return replace(batch, **{name: value[rows] for name, value in batch.__dict__.items() if not isinstance(value, dict)})

@@ -1,0 +1,109 @@
+"""The contribution mechanism against the written formula, and the laws that the authors' code breaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from umair.model.contribution import AttentionContribution, masked_softmax
+
+ROWS, MODALITIES, WIDTH = 5, 4, 8
+
+
+def attention(experts: int = 1, dropout: float = 0.5, *, scaled: bool = False) -> AttentionContribution:
+    return AttentionContribution(experts, dropout, scaled).eval()
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    known_BM = torch.ones(ROWS, MODALITIES, dtype=torch.bool)
+    known_BM[1, 0] = known_BM[2, :3] = False  # row 2 has its profile alone
+    return (torch.randn(ROWS, WIDTH, generator=draw), torch.randn(ROWS, MODALITIES, WIDTH, generator=draw), known_BM)
+
+
+def written_out(user: np.ndarray, modalities: np.ndarray, known: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Eq. 6 and 7 for one row, over its known modalities alone, in float64."""
+    weights = np.zeros(len(modalities))
+    scores = np.array([user @ modality for modality in modalities[known]]) / (len(user) ** 0.5 if scaled else 1)
+    weights[known] = np.exp(scores) / np.exp(scores).sum()
+    return sum(weight * modality for weight, modality in zip(weights, modalities, strict=True)), weights
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_equals_the_formula(inputs, scaled):
+    wanted = [written_out(user.double().numpy(), modalities.double().numpy(), known.numpy(), scaled=scaled)
+              for user, modalities, known in zip(*inputs, strict=True)]
+    mixed_BD, weight_BM = attention(scaled=scaled)(*inputs)
+    np.testing.assert_allclose(mixed_BD.numpy(), [mixed for mixed, _ in wanted], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(weight_BM.numpy(), [weights for _, weights in wanted], rtol=0, atol=1e-6)
+
+
+def test_weights_sum_to_one_and_unknown_modalities_have_none(inputs):
+    known_BM = inputs[2]
+    _, weight_BM = attention()(*inputs)
+    torch.testing.assert_close(weight_BM.sum(1), torch.ones(ROWS))
+    assert (weight_BM[~known_BM] == 0).all()
+    assert (weight_BM[known_BM] > 0).all()
+    assert weight_BM[2].tolist() == [0, 0, 0, 1]
+
+
+def test_an_unknown_modality_is_never_seen(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    other_BMD = modality_BMD.masked_fill(~known_BM[:, :, None], 1e4)
+    torch.testing.assert_close(attention()(user_BD, other_BMD, known_BM)[0], attention()(*inputs)[0], rtol=0, atol=0)
+
+
+def test_a_row_does_not_feel_the_other_users_of_its_batch(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    strangers_BD = torch.cat([user_BD[:1], torch.randn(ROWS - 1, WIDTH)])
+    torch.testing.assert_close(attention()(strangers_BD, modality_BMD, known_BM)[0][0], attention()(*inputs)[0][0])
+    alone, _ = attention()(user_BD[:1], modality_BMD[:1], known_BM[:1])
+    assert alone.shape == (1, WIDTH)
+    torch.testing.assert_close(alone[0], attention()(*inputs)[0][0])
+    own = attention()(strangers_BD, modality_BMD, known_BM)[0][1]
+    assert not torch.allclose(own, attention()(*inputs)[0][1])  # it does feel its own
+
+
+@pytest.mark.parametrize("experts", [2, 3, 4])
+def test_attention_experts_are_one_expert_after_training(inputs, experts):
+    torch.testing.assert_close(attention(experts)(*inputs)[0], attention(1)(*inputs)[0])
+
+
+def test_experts_differ_by_their_dropout_while_training(inputs):
+    torch.manual_seed(0)
+    mixed_BD, weight_BM = attention(3).train()(*inputs)
+    calm_BD, calm_BM = attention(3)(*inputs)
+    torch.testing.assert_close(weight_BM, calm_BM)  # the weights that are shown have no dropout in them
+    assert not torch.allclose(mixed_BD, calm_BD)
+
+
+def test_the_experts_gate_weighs_what_they_found(inputs):
+    user_BD, modality_BMD, _ = inputs
+    torch.manual_seed(5)
+    mixed_BD, weight_BM = attention(2).train()(*inputs)
+    torch.manual_seed(5)
+    dropped_BKM = torch.nn.functional.dropout(weight_BM[:, None].expand(-1, 2, -1), 0.5)
+    expert_BKD = torch.einsum("bkm,bmd->bkd", dropped_BKM, modality_BMD)
+    gate_BK = torch.einsum("bd,bkd->bk", user_BD, expert_BKD).softmax(1)
+    torch.testing.assert_close(mixed_BD, (gate_BK[:, :, None] * expert_BKD).sum(1))
+
+
+def test_without_dropout_training_and_evaluation_agree(inputs):
+    torch.testing.assert_close(attention(3, dropout=0).train()(*inputs)[0], attention(3)(*inputs)[0])
+
+
+def test_nothing_known_mixes_to_zero_with_finite_gradients(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    user_BD.requires_grad_()
+    mixed_BD, weight_BM = attention()(user_BD, modality_BMD, torch.zeros_like(known_BM))
+    assert (mixed_BD == 0).all()
+    assert (weight_BM == 0).all()
+    mixed_BD.sum().backward()
+    assert user_BD.grad.isfinite().all()
+
+
+def test_huge_scores_saturate_without_overflow():
+    weight_BM = masked_softmax(torch.tensor([[3e38, -3e38, 0.0]]), torch.tensor([[True, True, False]]))
+    assert weight_BM.tolist() == [[1, 0, 0]]

@@ -1,0 +1,305 @@
+"""Embedding pictures over real Spark, with real files and a real small encoder: what is embedded, what is not, what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from umair.embedding.image_worker import EMBEDDED, embed_frames, judge, open_encoder
+from umair.embedding.images import (
+    EmbedImagesConfig,
+    count_pictures,
+    current_vectors,
+    embed_pictures,
+    embedded_pictures,
+    pictures_to_embed,
+)
+from umair.errors import ClusterError, ContractError
+from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder, to_pixels
+from umair.picture import PictureLimits, decode_picture
+from umair.schema import IMAGE_REJECTS, IMAGE_VECTORS
+from umair.storage import Store, write_folder
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+torch.set_num_threads(1)
+TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(2, 1), style_blocks=2)
+CONFIG = EmbedImagesConfig(batch=3, threads=2, partitions=2)
+
+
+def picture_bytes(seed: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 28, 3), dtype=np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class Site:
+    """A root with pictures and an encoder, and the job's steps on it, written out."""
+
+    def __init__(self, spark: SparkSession, folder: Path) -> None:
+        self.spark, self.images, self.store = spark, folder / "images", Store(folder / "root")
+        self.images.mkdir()
+        self.rows: dict[int, tuple[str | None, bytes | None]] = {}
+        self.use_encoder(folder / "encoder", seed=0)
+
+    def use_encoder(self, folder: Path, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.encoder_folder = folder
+        self.encoder = write_folder(folder, lambda new: save_image_encoder(build_image_encoder(TINY), new))["fingerprint"]
+
+    def put(self, illust_id: int, content: bytes) -> None:
+        name = f"{illust_id}.png"
+        (self.images / name).write_bytes(content)
+        self.rows[illust_id] = (name, None)
+
+    @property
+    def illustrations(self) -> DataFrame:
+        rows = [(key, 100 + key, image, content) for key, (image, content) in self.rows.items()]
+        return self.spark.createDataFrame(rows, "illust_id bigint, illust_index int, image string, image_content binary")
+
+    def read(self, name: str) -> DataFrame | None:
+        return self.spark.read.parquet(*self.store.snapshot(name).files) if self.store.exists(name) else None
+
+    def todo(self, retry: bool = False) -> DataFrame:
+        return pictures_to_embed(self.illustrations, self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS), str(self.images),
+                                 self.encoder, retry_rejects=retry)
+
+    def embed(self, config: EmbedImagesConfig = CONFIG, only: tuple[str, ...] = (IMAGE_REJECTS, IMAGE_VECTORS.name)
+              ) -> dict[str, Any]:
+        vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
+        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, self.encoder_folder, str(self.images), config
+                               ) as embedded:
+            for name, update in embedded.updates.items():
+                if name in only:
+                    folder = self.store.staging(name)
+                    update.frame.write.parquet(str(folder))
+                    self.store.commit(name, folder, {}, append=update.append)
+        return embedded.facts
+
+    def vectors(self) -> pd.DataFrame:
+        frame = self.read(IMAGE_VECTORS.name)
+        assert frame is not None
+        return current_vectors(frame, self.encoder).toPandas().sort_values("illust_id").reset_index(drop=True)
+
+    def rejects(self) -> dict[str, str]:
+        frame = self.read(IMAGE_REJECTS)
+        assert frame is not None
+        rows = [(row["key"], row["rule"]) for row in frame.collect()]
+        assert len(rows) == len(set(rows))
+        return dict(rows)
+
+    def versions(self) -> dict[str, int]:
+        return {name: self.store.snapshot(name).version for name in (IMAGE_VECTORS.name, IMAGE_REJECTS)}
+
+
+@pytest.fixture
+def site(spark: SparkSession, tmp_path: Path) -> Iterator[Site]:
+    yield Site(spark, tmp_path)
+
+
+# ---------------------------------------------------------------- what comes out
+def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
+    for key in range(7):
+        site.put(key, picture_bytes(key))
+    site.rows[7] = (None, picture_bytes(7))  # bytes in the catalogue
+    site.rows[8] = (None, None)  # no picture: no fault
+    facts = site.embed()
+    vectors, encoder = site.vectors(), load_image_encoder(site.encoder_folder)
+    pictures = np.stack([decode_picture(picture_bytes(key), 32, PictureLimits()) for key in range(8)])
+    with torch.inference_mode():
+        expected = encoder(to_pixels(pictures))
+    assert vectors["illust_id"].tolist() == list(range(8))
+    assert vectors["illust_index"].tolist() == list(range(100, 108))
+    for name, values in (("semantic", expected.semantic_BS), ("style", expected.style_BY)):
+        np.testing.assert_allclose(np.stack(vectors[name]), values.numpy(), rtol=2e-3, atol=1e-3)
+        assert (np.stack(vectors[name]) == np.stack(vectors[name]).astype(np.float16)).all()  # rounded, so zstd can halve it
+    assert vectors["sha256"].tolist() == [hashlib.sha256(picture_bytes(key)).hexdigest() for key in range(8)]
+    assert facts["rows"] == {"new": 8, "changed": 0, "retried": 0}
+    assert sum(part["rows"] for part in facts["partitions"]) == 8
+    assert min(facts["seconds"].values()) > 0
+    assert count_pictures(site.illustrations) == {"with_picture": 8, "without_picture": 1}
+
+
+def test_a_partition_called_directly_gives_the_same(site: Site) -> None:
+    for key in range(5):
+        site.put(key, picture_bytes(key))
+    todo = site.todo().toPandas()
+    direct = pd.concat(embed_frames(iter([todo]), folder=str(site.encoder_folder), fingerprint=site.encoder,
+                                    image_root=str(site.images), config=CONFIG)).sort_values("illust_id")
+    over_spark = embed_pictures(site.todo(), site.encoder_folder, str(site.images), CONFIG).toPandas().sort_values("illust_id")
+    assert sorted(direct.columns) == sorted(over_spark.columns) == sorted(part.split()[0] for part in EMBEDDED.split(", "))
+    for name in ("semantic", "style"):
+        np.testing.assert_allclose(np.stack(direct[name]), np.stack(over_spark[name]), rtol=2e-3, atol=1e-3)
+
+
+def test_a_bad_picture_is_a_reject_and_never_a_dead_task(site: Site) -> None:
+    bad = {1: b"", 2: b"<html>", 3: picture_bytes(3)[:200]}
+    for key in range(6):
+        site.put(key, bad.get(key, picture_bytes(key)))
+    site.rows[6], site.rows[7] = ("gone.png", None), ("../encoder/config.json", None)
+    site.rows[8] = (None, b"not a picture")
+    facts = site.embed()
+    expected = {"1": "empty_file", "2": "not_an_image", "3": "truncated", "6": "missing_file", "7": "path_leaves_root",
+                "8": "not_an_image"}
+    assert site.rejects() == expected
+    assert site.vectors()["illust_id"].tolist() == [0, 4, 5]
+    assert facts["rejects"] == {"empty_file": 1, "not_an_image": 2, "truncated": 1, "missing_file": 1, "path_leaves_root": 1}
+
+
+def test_vectors_that_say_nothing_are_rejects() -> None:
+    good, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    nan, infinite = np.array([1, np.nan, 1], np.float32), np.array([1, np.inf, 1], np.float32)
+    assert judge(good, good).rule is None
+    assert (judge(nan, good).rule, judge(nan, good).value) == ("vector_not_finite", "semantic")
+    assert (judge(good, infinite).rule, judge(good, infinite).value) == ("vector_not_finite", "style")
+    assert (judge(good, zero).rule, judge(good, zero).semantic) == ("vector_all_zero", None)
+
+
+# ---------------------------------------------------------------- what is embedded again
+def test_a_second_run_embeds_nothing_and_commits_nothing(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    site.put(2, b"<html>")
+    site.rows[3] = (None, picture_bytes(3))
+    site.embed()
+    before = site.versions()
+    assert site.todo().count() == 0
+    assert site.embed()["rows"] == {"new": 0, "changed": 0, "retried": 0}
+    assert site.versions() == before
+
+
+def test_with_no_picture_at_all_the_tables_still_exist(site: Site) -> None:
+    site.rows[1] = (None, None)
+    site.embed()
+    vectors, rejects = site.read(IMAGE_VECTORS.name), site.read(IMAGE_REJECTS)
+    assert vectors is not None
+    assert rejects is not None
+    assert (vectors.count(), rejects.count()) == (0, 0)
+    assert tuple(vectors.columns) == IMAGE_VECTORS.column_names
+
+
+def test_only_new_pictures_are_embedded_and_added(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    site.embed()
+    first_files = set(site.store.snapshot(IMAGE_VECTORS.name).files)
+    site.put(2, picture_bytes(2))
+    assert [(row["illust_id"], row["reason"]) for row in site.todo().collect()] == [(2, "new")]
+    site.embed()
+    assert site.vectors()["illust_id"].tolist() == [1, 2]
+    assert first_files < set(site.store.snapshot(IMAGE_VECTORS.name).files)  # nothing was written again
+
+
+def test_a_changed_picture_replaces_its_row(site: Site) -> None:
+    for key in (1, 2, 3):
+        site.put(key, picture_bytes(key))
+    site.rows[3] = (None, picture_bytes(3))
+    site.embed()
+    before = site.vectors()
+    site.put(1, picture_bytes(11))
+    site.rows[3] = (None, picture_bytes(33))
+    assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {1: "changed", 3: "changed"}
+    site.embed()
+    after = site.vectors()
+    assert after["illust_id"].tolist() == [1, 2, 3]
+    assert after["sha256"].tolist() == [hashlib.sha256(picture_bytes(seed)).hexdigest() for seed in (11, 2, 33)]
+    assert not np.allclose(before["style"][0], after["style"][0])
+    np.testing.assert_array_equal(before["style"][1], after["style"][1])
+
+
+def test_same_size_and_content_but_another_time_is_looked_at_again(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    site.embed()
+    os.utime(site.images / "1.png", ns=(1, 1))
+    site.embed()
+    assert len(site.vectors()) == 1
+    assert site.todo().count() == 0
+
+
+def test_a_mended_picture_leaves_the_rejects_and_a_broken_one_the_vectors(site: Site) -> None:
+    site.put(1, b"<html>")
+    site.put(2, picture_bytes(2))
+    site.embed()
+    site.put(1, picture_bytes(1))
+    site.put(2, picture_bytes(2)[:100])
+    site.embed()
+    assert site.vectors()["illust_id"].tolist() == [1]
+    assert site.rejects() == {"2": "truncated"}
+
+
+def test_rejects_are_retried_only_when_asked(site: Site) -> None:
+    site.put(1, b"<html>")
+    site.put(2, picture_bytes(2))
+    site.embed()
+    assert site.todo().count() == 0
+    assert [(row["illust_id"], row["reason"]) for row in site.todo(retry=True).collect()] == [(1, "retried")]
+    strict = CONFIG.model_copy(update={"retry_rejects": True, "max_reject_share": 0.0, "reject_allowance": 0})
+    assert site.embed(strict)["rows"]["retried"] == 1  # and it does not count against the share
+    assert site.rejects() == {"1": "not_an_image"}
+
+
+def test_another_encoder_embeds_all_beside_the_old_vectors(site: Site, tmp_path: Path) -> None:
+    site.put(1, picture_bytes(1))
+    site.put(2, b"<html>")
+    site.embed()
+    old, old_encoder = site.vectors(), site.encoder
+    site.use_encoder(tmp_path / "encoder-2", seed=1)
+    assert site.todo().count() == 2
+    site.embed()
+    table = site.read(IMAGE_VECTORS.name)
+    assert table is not None
+    assert {row["encoder"] for row in table.select("encoder").collect()} == {old_encoder, site.encoder}
+    assert not np.allclose(old["style"][0], site.vectors()["style"][0])
+    np.testing.assert_array_equal(current_vectors(table, old_encoder).toPandas()["style"][0], old["style"][0])
+
+
+def test_killed_between_the_two_commits_it_finishes_without_loss_or_double(site: Site) -> None:
+    for key in (1, 2):
+        site.put(key, picture_bytes(key))
+    site.embed()
+    site.put(2, b"<html>")  # vectors must lose it
+    site.put(3, b"<html>")
+    site.put(4, picture_bytes(4))
+    site.embed(only=(IMAGE_REJECTS,))  # dies before the vectors
+    strict = CONFIG.model_copy(update={"max_reject_share": 0.5, "reject_allowance": 0})
+    site.embed(strict)
+    assert site.vectors()["illust_id"].tolist() == [1, 4]
+    assert site.rejects() == {"2": "not_an_image", "3": "not_an_image"}
+    assert site.todo().count() == 0
+
+
+# ---------------------------------------------------------------- refusals
+def test_too_many_rejects_stop_the_run_with_nothing_committed(site: Site) -> None:
+    for key in range(8):
+        site.put(key, b"<html>" if key in (2, 5, 6) else picture_bytes(key))
+    strict = CONFIG.model_copy(update={"max_reject_share": 0.25, "reject_allowance": 0})
+    with pytest.raises(ContractError, match=r"found 3 of 8 pictures that cannot be embedded, most by rule not_an_image \(3\); "
+                                            r"first: illust_id 2, not_an_image, .*expected at most 2 .*nothing was committed"):
+        site.embed(strict)
+    assert not site.store.exists(IMAGE_VECTORS.name)
+    assert not site.store.exists(IMAGE_REJECTS)
+    site.embed(CONFIG.model_copy(update={"max_reject_share": 0.375, "reject_allowance": 0}))  # three of eight
+    assert len(site.vectors()) == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test does without")
+def test_cuda_without_a_gpu_is_refused(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    with pytest.raises(ClusterError, match="embed_images.device=cuda: found no GPU in a Spark task"):
+        site.embed(CONFIG.model_copy(update={"device": "cuda"}))
+    assert not site.store.exists(IMAGE_VECTORS.name)
+
+
+def test_the_encoder_is_loaded_once_for_a_fingerprint(site: Site) -> None:
+    first = open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1)
+    assert open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1) is first
+    assert open_encoder(str(site.encoder_folder), "another", "cpu", 1) is not first

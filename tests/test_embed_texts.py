@@ -1,0 +1,151 @@
+"""Text embedding over Spark: each text once for each encoder, the same vectors as the bare model, odd texts handled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from umair.embedding.texts import EmbedTextsConfig, embed_frames, embed_texts, task_device, texts_to_embed, worker_encoder
+from umair.errors import ClusterError, ContractError, StorageError
+from umair.model.text_encoder import (
+    TextEncoderConfig,
+    build_text_encoder,
+    load_text_encoder,
+    save_text_encoder,
+    text_encoder_facts,
+)
+from umair.schema import ILLUSTRATIONS, TAGS, TEXT_VECTORS
+from umair.storage import Store, write_folder
+
+torch.set_num_threads(1)
+CONFIG = EmbedTextsConfig(batch=4, partitions=2)
+WORDS = ["猫", "ネコ", "cat", "青い猫", "蓝猫", "blue cat", "犬", "dog"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoders") / "small"
+    model = build_text_encoder(TextEncoderConfig(vocabulary_size=512, width=32, layers=1, heads=2), WORDS)
+
+    def write(target: Path) -> dict[str, object]:
+        save_text_encoder(model, target)
+        return text_encoder_facts(model)
+
+    write_folder(folder, write)
+    return folder
+
+
+@pytest.fixture
+def tags(spark):
+    return lambda *words: spark.createDataFrame([(word, index, 1) for index, word in enumerate(words)], TAGS.columns)
+
+
+@pytest.fixture
+def titled(spark):
+    def frame(*titles):
+        rows = [{"illust_id": number, "title": title} for number, title in enumerate(titles)]
+        return spark.createDataFrame([[row.get(name) for name in ILLUSTRATIONS.column_names] for row in rows],
+                                     ILLUSTRATIONS.columns)
+    return frame
+
+
+def listed(frame) -> list[str]:
+    return sorted(row.text for row in frame.collect())
+
+
+# ---------------------------------------------------------------- which texts
+def test_each_tag_and_title_once_and_nothing_invisible(tags, titled):
+    config = CONFIG.model_copy(update={"include_titles": True})
+    invisible = ["", "  ", "\u3000", "\x00\x1f", "\u200b\ufeff", None]
+    new = texts_to_embed(tags("cat", "猫", *invisible[:5]), titled("cat", "Cat", *invisible), None, "e1", config)
+    assert listed(new) == ["Cat", "cat", "猫"]
+
+
+def test_titles_only_when_asked_for(tags, titled):
+    assert listed(texts_to_embed(tags("cat"), titled("Study of a cat"), None, "e1", CONFIG)) == ["cat"]
+
+
+def test_texts_that_this_encoder_embedded_are_not_new_those_of_another_are(spark, tags, titled):
+    vectors = spark.createDataFrame([("cat", [1.0], "e1"), ("dog", [1.0], "e2")], TEXT_VECTORS.columns)
+    assert listed(texts_to_embed(tags("cat", "dog", "fox"), titled(), vectors, "e1", CONFIG)) == ["dog", "fox"]
+
+
+# ---------------------------------------------------------------- vectors
+def test_spark_gives_the_bare_models_vectors_rounded_to_fp16(spark, folder):
+    rows = embed_texts(spark.createDataFrame([(word,) for word in WORDS], "text string"), folder, CONFIG).toPandas()
+    expected_ND = load_text_encoder(folder).encode(rows["text"].tolist())
+    vector_ND = np.stack(rows["vector"])
+    np.testing.assert_allclose(vector_ND, expected_ND, rtol=2 ** -10, atol=1e-6)  # fp16 keeps 11 bits
+    np.testing.assert_array_equal(vector_ND, vector_ND.astype(np.float16))
+    assert vector_ND.shape == (8, 512)
+    assert sorted(rows["text"]) == sorted(WORDS)
+    assert set(rows["encoder"]) == {text_encoder_facts(load_text_encoder(folder))["fingerprint"]}
+
+
+def test_called_directly_and_through_spark_it_gives_the_same_rows(spark, folder):
+    encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
+    direct = pd.concat(embed_frames([pd.DataFrame({"text": WORDS[:3]}), pd.DataFrame({"text": WORDS[3:]})], str(folder), encoder,
+                                    CONFIG)).set_index("text")
+    over_spark = embed_texts(spark.createDataFrame([(word,) for word in WORDS], "text string"), folder, CONFIG)
+    for row in over_spark.collect():
+        np.testing.assert_allclose(row.vector, direct.loc[row.text, "vector"], atol=1e-3)
+        assert row.encoder == direct.loc[row.text, "encoder"]
+
+
+def test_the_model_is_loaded_once_in_a_worker(folder):
+    worker_encoder.cache_clear()
+    for _ in range(3):
+        list(embed_frames([pd.DataFrame({"text": ["a"]}), pd.DataFrame({"text": ["b"]})], str(folder), "e", CONFIG))
+    assert worker_encoder.cache_info().misses == 1
+
+
+def test_odd_texts_keep_their_string_and_get_finite_vectors(spark, folder):
+    odd = ["cat\x00dog", "a" * 100_000, "ｃａｔ", "🐱" * 500, "  cat  "]
+    rows = embed_texts(spark.createDataFrame([(text,) for text in odd], "text string"), folder, CONFIG).collect()
+    vectors = {row.text: np.array(row.vector) for row in rows}
+    assert sorted(vectors) == sorted(odd)
+    assert all(np.isfinite(vector).all() and vector.any() for vector in vectors.values())
+    np.testing.assert_allclose(vectors["ｃａｔ"], vectors["  cat  "], atol=2e-3)
+
+
+def test_vectors_of_no_use_stop_the_task(folder, tmp_path):
+    broken = tmp_path / "broken"
+    model = load_text_encoder(folder)
+    with torch.no_grad():
+        model[2].linear.weight.fill_(float("nan"))
+    save_text_encoder(model, broken)
+    with pytest.raises(ContractError, match="2 vectors that are zero or not finite, the first for 'cat'"):
+        list(embed_frames([pd.DataFrame({"text": ["cat", "dog"]})], str(broken), "e", CONFIG))
+
+
+def test_no_encoder_says_which_job_makes_it(spark, tmp_path):
+    with pytest.raises(StorageError, match=r"found no facts.json; .*run the job that makes it first"):
+        embed_texts(spark.createDataFrame([("a",)], "text string"), tmp_path, CONFIG)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_refused():
+    with pytest.raises(ClusterError, match=r"embed_texts.device: found cuda, and 0 visible GPUs"):
+        task_device("cuda")
+
+
+# ---------------------------------------------------------------- the table over weeks
+def test_each_week_appends_what_is_new_and_no_text_twice(spark, tags, titled, folder, tmp_path):
+    store = Store(tmp_path)
+    encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
+
+    def week(*words: str) -> int:
+        there = spark.read.parquet(*store.snapshot("text_vectors").files) if store.exists("text_vectors") else None
+        new = texts_to_embed(tags(*words), titled(), there, encoder, CONFIG)
+        staging = store.staging("text_vectors")
+        embed_texts(new, folder, CONFIG).write.parquet(str(staging))
+        return store.commit("text_vectors", staging, {}, append=True).rows
+
+    assert week() == 0  # a table without rows is a table
+    assert week("cat", "dog") == 2
+    assert week("cat", "dog", "fox") == 3
+    assert week("cat", "dog", "fox") == 3

@@ -1,0 +1,189 @@
+"""Features: packed matrices against numbers worked out by hand, latest vector wins, and batches that mean what rows say."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from umair.errors import ContractError, StorageError
+from umair.model.ranker import RankerConfig
+from umair.storage import Store
+from umair.training.buckets import item_buckets, user_buckets
+from umair.training.features import Features, FeatureSource, make_batch, pack_features
+
+WIDTHS = {"semantic": 2, "style": 3, "text": 4}
+INT, FLOATS, TEXT = pa.int32(), pa.list_(pa.float32()), pa.string()
+
+
+def commit(store: Store, name: str, append: bool = False, **columns) -> int:
+    folder = store.staging(name)
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(columns), folder / "part-0.parquet")
+    return store.commit(name, folder, {}, append=append).version
+
+
+def image_rows(index, semantic, encoder="img"):
+    return {"illust_index": pa.array(index, INT), "semantic": pa.array(semantic, FLOATS),
+            "style": pa.array([[float(i), 0.0, 1.0] for i in index], FLOATS), "encoder": pa.array([encoder] * len(index))}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Four illustrations: 0 has two tags and a title, 1 a tag without a vector, 2 nothing, 3 a picture embedded twice."""
+    store = Store(tmp_path / "root")
+    commit(store, "illustrations", illust_index=pa.array([2, 0, 1, 3], INT), artist_index=pa.array([5, 6, 7, 8], INT),
+           title=pa.array([None, "dawn", "", "dawn"]), tag_indices=pa.array([[], [1, 0], [2], [0, 0, 1, 1, 2]], pa.list_(INT)),
+           width=pa.array([None, 399, 400, 1600], INT), height=pa.array([1, 800, 801, 9999], INT),
+           restrict=pa.array([None, 0, 1, 3], INT), x_restrict=pa.array([0, 0, 0, 2], INT), sanity_level=pa.array([None, 2, 4, 6], INT))
+    commit(store, "users", user_index=pa.array([1, 0], INT), username=pa.array([None, "aki"]))
+    commit(store, "tags", tag=pa.array(["sky", "海", "rare"]), tag_index=pa.array([0, 1, 2], INT))
+    commit(store, "image_vectors", **image_rows([0, 3], [[1, 2], [3, 4]]))
+    commit(store, "image_vectors", append=True, **image_rows([3, 9], [[5, 6], [7, 7]]))  # 9 belongs to a later week
+    commit(store, "image_vectors", append=True, **image_rows([3, 2], [[8, 8], [9, 9]], encoder="older"))
+    commit(store, "text_vectors", text=pa.array(["海", "sky", "dawn"]), encoder=pa.array(["txt"] * 3),
+           vector=pa.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 4, 0]], FLOATS))
+    return store
+
+
+def source(store: Store, **changes) -> FeatureSource:
+    versions = {name: store.snapshot(name).version for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors")}
+    return FeatureSource(**{"versions": versions, "image_encoder": "img", "text_encoder": "txt", "widths": WIDTHS, **changes})
+
+
+@pytest.fixture
+def features(store, tmp_path) -> Features:
+    return pack_features(store, source(store), tmp_path / "packs")
+
+
+def test_vectors_stand_at_their_index_and_the_latest_appended_wins(features):
+    assert features.known["semantic"].tolist() == [True, False, False, True]
+    assert features.vectors["semantic"].tolist() == [[1, 2], [0, 0], [0, 0], [5, 6]]
+    assert features.vectors["style"][3].tolist() == [3, 0, 1]
+    assert features.vectors["semantic"].dtype == np.float16
+    assert features.known["style"].tolist() == features.known["semantic"].tolist()
+
+
+def test_a_text_vector_is_the_mean_over_the_tags_and_the_title_that_have_one(features):
+    assert features.known["text"].tolist() == [True, False, False, True]
+    np.testing.assert_allclose(features.vectors["text"][0], np.array([1, 1, 4, 0]) / 3, rtol=1e-3)  # 海, sky, dawn
+    np.testing.assert_allclose(features.vectors["text"][3], np.array([2, 2, 4, 0]) / 5, rtol=1e-3)  # `rare` has no vector
+    assert not features.vectors["text"][1:3].any()
+    assert features.tag_known.tolist() == [True, True, False]
+
+
+def test_scales_are_mean_and_deviation_of_the_known_vectors(features):
+    mean, deviation = features.scales["semantic"]
+    assert (mean.tolist(), deviation.tolist()) == ([3, 4], [2, 2])  # of [1, 2] and [5, 6]
+
+
+def test_fields_are_raw_with_minus_one_for_unknown(features):
+    assert features.item_fields.tolist() == [[0, 2, 0, 399, 800, 0, 6], [1, 4, 0, 400, 801, 1, 7], [-1, -1, 0, -1, 1, 2, 5],
+                                             [3, 6, 2, 1600, 9999, 3, 8]]
+    assert features.item_tags.tolist() == [[1, 0, -1, -1], [2, -1, -1, -1], [-1] * 4, [0, 0, 1, 1]]
+    assert features.user_fields[:, 0].tolist() == [0, 1]
+    assert features.user_fields[0, 1] >= 0
+    assert features.user_fields[1, 1] == -1
+
+
+def test_buckets_of_the_paper_by_hand(features):
+    sizes = {**RankerConfig().item_fields, "illust_id": 3}
+    totals = {"total_bookmarks": np.array([0, 99, 100, 10_000]), "total_view": np.array([0, 100, 99_999, 100_000])}
+    buckets = item_buckets(features.item_fields, totals, sizes)
+    assert buckets.tolist() == [  # restrict, sanity, x_restrict, bookmarks, views, width, height, illust (3 buckets), artist
+        [0, 3, 0, 0, 0, 0, 2, 1, 7], [1, 5, 0, 0, 1, 1, 2, 2, 8], [0, 0, 0, 1, 8, 0, 0, 1, 6], [2, 7, 2, 9, 9, 3, 3, 2, 9]]
+    roomier = item_buckets(features.item_fields, totals, {**sizes, "width": 5})
+    assert roomier[:, 5].tolist() == [1, 2, 0, 4]  # with a bucket more, unknown has its own
+    users = user_buckets(features.user_fields, {"user_id": 2, "username": 1_000})
+    assert users[:, 0].tolist() == [1, 1]
+    assert users[1, 1] == 0
+
+
+def window_rows(**changes) -> dict[str, np.ndarray]:
+    rows = {"user_index": [0, 1], "illust_index": [3, 0], "label": [1, 0], "user_views": [10, 0], "user_bookmarks": [3, 0],
+            "illust_views": [100, 0], "illust_bookmarks": [0, 0],
+            "long_tags": [[0, 1, 2, -1, -1], [-1] * 5], "long_weights": [[3.0, 1.0, 9.0, 5.0, 5.0], [0.0] * 5],
+            "short_tags": [[1, -1, -1, -1, -1], [2, -1, -1, -1, -1]], "short_weights": [[0.5] + [0.0] * 4, [1.0] + [0.0] * 4],
+            "bookmarked": [[2, 0], [-1, -1]], "passed": [[3, -1], [2, -1]]}
+    return {name: np.array(value, np.float32 if "weights" in name else np.int32) for name, value in {**rows, **changes}.items()}
+
+
+def test_a_batch_says_what_the_rows_and_the_pack_say(features):
+    batch = make_batch(features, window_rows(), RankerConfig())
+    assert batch.vectors_UD["semantic"].tolist() == [[1, 2], [0, 0], [5, 6]]  # of the distinct ones: 0, 2, 3
+    assert batch.known_U["text"].tolist() == [True, False, True]
+    assert batch.item_B.tolist() == [2, 0]
+    assert batch.bookmarked_BH.tolist() == [[1, 0], [-1, -1]]
+    assert batch.passed_BH.tolist() == [[2, -1], [1, -1]]
+    torch.testing.assert_close(batch.long_interest_BD, torch.tensor([[0.25, 0.75, 0, 0], [0, 0, 0, 0]]))  # `rare` is unknown
+    torch.testing.assert_close(batch.short_interest_BD, torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))
+    assert batch.user_tags_BT.tolist() == [[1, 2, 3, 0, 2, 0, 0, 0], [0, 0, 0, 0, 3, 0, 0, 0]]
+    assert batch.item_tags_BT.tolist() == [[1, 1, 2, 2], [2, 1, 0, 0]]
+    torch.testing.assert_close(batch.counters_BC[0], torch.tensor([np.log(11), np.log(4), 5 / 20, np.log(101), 0, 2 / 110]).float())
+    torch.testing.assert_close(batch.counters_BC[1], torch.tensor([0, 0, 0.2, 0, 0, 0.2]))
+    assert batch.label_B.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"illust_index": [3, 4]}, "column 'illust_index': found index 4; expected indices from 0 to 3"),
+    ({"illust_index": [-1, 0]}, "column 'illust_index': found index -1"),
+    ({"user_index": [2, 0]}, "column 'user_index': found index 2; expected indices from 0 to 1"),
+    ({"passed": [[0, 7], [0, 0]]}, "column 'passed': found index 7"),
+    ({"short_tags": [[0] * 5, [3] * 5]}, "column 'interest tags': found index 3"),
+    ({"label": [0, 2]}, "column 'label': found label 2; expected 0 or 1"),
+])
+def test_rows_that_point_outside_the_pack_are_refused(features, changes, match):
+    with pytest.raises(ContractError, match=match):
+        make_batch(features, window_rows(**changes), RankerConfig())
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"widths": {**WIDTHS, "style": 8}}, "'image_vectors', column 'style': found a vector of 3 numbers; expected 8"),
+    ({"image_encoder": "new"}, "'image_vectors', version 2: found vectors of encoders .'img', 'older'.; expected vectors of encoder new"),
+    ({"text_encoder": "new"}, "'text_vectors', version 0: found vectors of encoders .'txt'."),
+])
+def test_vectors_of_another_width_or_encoder_are_refused_and_leave_nothing_behind(store, tmp_path, changes, match):
+    with pytest.raises(ContractError, match=match):
+        pack_features(store, source(store, **changes), tmp_path / "packs")
+    assert [path for path in (tmp_path / "packs").iterdir() if path.is_dir()] == []
+
+
+def test_an_index_with_a_gap_is_refused(store, tmp_path):
+    commit(store, "users", user_index=pa.array([0, 2], INT), username=pa.array(["a", "b"]))
+    with pytest.raises(ContractError, match="'users', column 'user_index': found index 2"):
+        pack_features(store, source(store), tmp_path / "packs")
+
+
+def test_an_earlier_version_gives_the_earlier_vector_and_another_pack(store, features, tmp_path):
+    first = source(store)
+    earlier = source(store, versions={**first.versions, "image_vectors": 0})
+    assert earlier.key != first.key
+    assert pack_features(store, earlier, tmp_path / "packs").vectors["semantic"][3].tolist() == [3, 4]
+
+
+def open_pack(root: str, folder: str, results) -> None:
+    store = Store(root)
+    results.put((pack_features(store, source(store), Path(folder)).folder / "facts.json").stat().st_mtime_ns)
+
+
+def test_several_processes_pack_once(store, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=open_pack, args=(str(store.root), str(tmp_path / "packs"), results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    times = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(times) == 1  # the second opened what the first had made
+
+
+def test_a_pack_that_is_not_whole_is_refused(features):
+    (features.folder / "facts.json").unlink()
+    with pytest.raises(StorageError, match=r"no facts\.json"):
+        Features.open(features.folder)

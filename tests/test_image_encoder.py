@@ -1,0 +1,169 @@
+"""The dual-output encoder: sizes, equivalence with the library's own forward pass, folders and weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import ResNetModel
+
+from umair.errors import ConfigError, StorageError
+from umair.model.image_encoder import (
+    ImageEncoder,
+    ImageEncoderConfig,
+    build_image_encoder,
+    load_image_encoder,
+    save_image_encoder,
+    to_pixels,
+)
+from umair.model.painting_style import style_vector
+from umair.storage import read_facts, write_folder
+
+torch.set_num_threads(1)
+TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(2, 1), style_blocks=2)
+
+
+def tiny(seed: int = 0, **changes: object) -> ImageEncoder:
+    torch.manual_seed(seed)
+    return build_image_encoder(TINY.model_copy(update=changes)).eval()
+
+
+def pixels(count: int = 3, size: int = 32) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def test_the_defaults_are_resnet_101() -> None:
+    with torch.device("meta"):
+        encoder = ImageEncoder(ImageEncoderConfig())
+    assert sum(weight.numel() for weight in encoder.parameters()) == 42_500_160
+    assert (encoder.semantic_width, encoder.style_width, encoder.picture_size) == (2048, 256, 512)
+
+
+def test_semantic_is_the_librarys_pooled_output_and_style_comes_from_the_first_blocks() -> None:
+    encoder, pixels_BCHW, seen = tiny(), pixels(), []
+    for block in encoder.backbone.encoder.stages[0].layers:
+        block.register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.inference_mode():
+        pooled = encoder.backbone(pixels_BCHW).pooler_output.flatten(1)
+        expected = style_vector(seen[:2])
+        vectors = encoder(pixels_BCHW)
+    torch.testing.assert_close(vectors.semantic_BS, pooled)
+    torch.testing.assert_close(vectors.style_BY, expected)
+    assert (vectors.semantic_BS.shape, vectors.style_BY.shape) == ((3, 12), (3, 8))
+    assert vectors.semantic_BS.dtype == vectors.style_BY.dtype == torch.float32
+    assert not torch.allclose(expected, style_vector(seen[:1]))  # the second block matters
+
+
+def test_style_blocks_choose_the_layers() -> None:
+    one, two = tiny(style_blocks=1), tiny(style_blocks=2)
+    with torch.inference_mode():
+        assert (two(pixels()).style_BY >= one(pixels()).style_BY).all()  # a maximum over more layers
+
+
+def test_semantic_alone_is_the_same_vector() -> None:
+    encoder = tiny()
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.semantic(pixels()), encoder(pixels()).semantic_BS)
+
+
+def test_style_log_is_log_of_one_plus_style() -> None:
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny(style_log=True)(pixels()).style_BY, tiny()(pixels()).style_BY.log1p())
+
+
+def test_pixel_mean_and_std_standardise_the_input() -> None:
+    shifted = tiny(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.25, 0.25, 0.25))
+    with torch.inference_mode():
+        torch.testing.assert_close(shifted(pixels()).semantic_BS, tiny().semantic((pixels() - 0.5) / 0.25))
+
+
+def test_a_picture_does_not_depend_on_its_batch_in_eval_mode() -> None:
+    encoder = tiny()
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pixels(4)[2:3]).style_BY, encoder(pixels(4)).style_BY[2:3])
+
+
+def test_to_pixels_scales_and_reorders() -> None:
+    picture = np.zeros((1, 2, 2, 3), dtype=np.uint8)
+    picture[0, 0, 1] = (255, 51, 0)
+    pixels_BCHW = to_pixels(picture)
+    assert pixels_BCHW.shape == (1, 3, 2, 2)
+    torch.testing.assert_close(pixels_BCHW[0, :, 0, 1], torch.tensor([1.0, 0.2, 0.0]))
+
+
+# ---------------------------------------------------------------- folders
+def test_a_saved_encoder_comes_back_and_says_who_it_is(tmp_path: Path) -> None:
+    encoder = tiny()
+    facts = write_folder(tmp_path / "encoder", lambda folder: save_image_encoder(encoder, folder))
+    loaded = load_image_encoder(tmp_path / "encoder")
+    assert not loaded.training
+    with torch.inference_mode():
+        for before, after in zip(encoder(pixels()), loaded(pixels()), strict=True):
+            torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert facts == read_facts(tmp_path / "encoder")
+    assert facts.keys() == {"fingerprint", "semantic_width", "style_width"}
+
+
+def test_the_fingerprint_stands_for_weights_and_configuration_alone(tmp_path: Path) -> None:
+    def fingerprint(encoder: ImageEncoder) -> str:
+        return str(save_image_encoder(encoder, tmp_path)["fingerprint"])
+
+    assert fingerprint(tiny()) == fingerprint(tiny())
+    assert fingerprint(tiny(seed=1)) != fingerprint(tiny())
+    assert fingerprint(tiny(style_log=True)) != fingerprint(tiny())
+    original = fingerprint(tiny())
+    weights = str(tmp_path / "weights.safetensors")
+    again = build_image_encoder(TINY.model_copy(update={"weights": weights}))  # where they came from does not matter
+    assert fingerprint(again) == original
+
+
+def test_a_damaged_folder_is_a_clear_error(tmp_path: Path) -> None:
+    save_image_encoder(tiny(), tmp_path)
+    whole = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(whole[:-50])
+    with pytest.raises(StorageError, match="no whole image encoder .* run jobs/pretrain_image_encoder.py again"):
+        load_image_encoder(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(whole)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "widths": [8, 16]}))
+    with pytest.raises(StorageError, match="no whole image encoder"):
+        load_image_encoder(tmp_path)
+    with pytest.raises(StorageError, match="no whole image encoder"):
+        load_image_encoder(tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- weights and configuration
+def test_weights_from_a_hugging_face_folder(tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    ResNetModel(tiny().backbone.config).save_pretrained(tmp_path)
+    encoder = tiny(weights=str(tmp_path))
+    reference = ResNetModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.semantic(pixels()), reference(pixels()).pooler_output.flatten(1))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    ResNetModel(tiny().backbone.config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="image_encoder.weights: found .*cannot be used"):
+        tiny(weights=str(tmp_path), widths=(8, 16))
+    with pytest.raises(ConfigError, match="weights are missing"):
+        tiny(weights=str(tmp_path), depths=(3, 1))
+
+
+@pytest.mark.parametrize("weights", ["nowhere.safetensors", "no/such/folder/anywhere"])
+def test_weights_that_are_not_there_are_a_clear_error(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match=f"'{weights}', which cannot be used"):
+        tiny(weights=weights)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"depths": (3,)}, "need the same"), ({"style_blocks": 4}, "more than the 3 blocks of stage 1"),
+    ({"widths": (8, 0, 4, 2)}, "at least 1"), ({"picture_size": 8}, "greater than or equal to 16")])
+def test_a_network_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ImageEncoderConfig(**changes)

@@ -1,0 +1,147 @@
+"""Training: real Horovod, Spark and Petastorm; what a kill, a rival or another rank may and may not change."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small_store import RANKER, RIVAL, draw_store, inputs_of
+
+from umair.errors import ContractError
+from umair.model.ranker import RankerConfig
+from umair.storage import Store
+from umair.training.loop import TrainingConfig, load_ranker, train_rankers
+from umair.training.ranks import Ranks, run_ranks
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    torch.set_num_threads(1)
+    return draw_store(tmp_path_factory.mktemp("root"))
+
+
+def arguments(store: Store, folder: Path, **changes) -> dict:
+    settings = {"epochs": 2, "batch": 100, "learning_rate": 0.02, "shuffle_pool": 500, "checkpoint_steps": 5, **changes}
+    return {"ranker": RANKER, "config": TrainingConfig(**settings), "inputs": inputs_of(store), "root": str(store.root),
+            "folder": str(folder)}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_ranker(folder).state_dict()
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_two_ranks_train_a_ranker_and_a_rival_to_the_same_weights(spark, store, tmp_path, capfd):
+    folder = tmp_path / "rankers" / "key"
+    facts, others = run_ranks(spark, train_rankers, arguments(store, folder, rivals={"dcn_v2": RIVAL}, epochs=3), 2)
+    assert json.loads((folder / "facts.json").read_text()) == json.loads(json.dumps(facts))
+    assert (facts["rows"], facts["ranks"], facts["steps"]) == (1_200, 2, 12)
+    assert facts["versions"] == {name: 0 for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors",
+                                                      "window_train", "window_valid")}
+    assert [point["step"] for point in facts["curve"][:12]] == list(range(1, 13))
+    assert facts["curve"] == others["curve"]  # means over the ranks
+    assert facts["curve"][-1]["loss"]["main"] < facts["curve"][0]["loss"]["main"]
+    last = facts["valid"][-1]["rankers"]
+    assert facts["valid"][-1]["rows"] == 300
+    assert last["main"]["auc"] > 0.65  # the match finds what the drawn users like; ids alone cannot from so few rows
+    assert last["main"]["auc"] > last["dcn_v2"]["auc"]
+    assert load_ranker(folder / "dcn_v2").training is False
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["key"]  # no checkpoints, no temporary folders
+    assert "train, epoch 3 of 3: 1,200 of 1,200 rows (100%)" in capfd.readouterr().out
+
+
+@dataclass(frozen=True)
+class KilledAt(Ranks):
+    """Alone, and killed by SIGKILL when it is about to wait the nth time, which it does after each checkpoint."""
+
+    waits: tuple[int, ...] = ()
+
+    def barrier(self) -> None:
+        seen = Path(os.environ["WAITS"])
+        count = int(seen.read_text() or 0) + 1 if seen.exists() else 1
+        seen.write_text(str(count))
+        if count in self.waits:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(given: dict, waits: tuple[int, ...]) -> None:
+    torch.set_num_threads(1)
+    train_rankers(KilledAt(waits=waits), **given)
+
+
+def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_run(store, tmp_path, monkeypatch, capsys):
+    whole, broken = arguments(store, tmp_path / "whole"), arguments(store, tmp_path / "broken")
+    facts = train_rankers(Ranks(), **whole)
+    monkeypatch.setenv("WAITS", str(tmp_path / "waits"))
+    for _ in range(2):  # after step 5 of the first epoch; after step 5 of the second
+        process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(broken, (1, 4)))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "broken").exists()
+    resumed = train_rankers(Ranks(), **broken)
+    assert "train: goes on after step 17" in capsys.readouterr().out
+    assert_same(weights(tmp_path / "whole" / "main"), weights(tmp_path / "broken" / "main"))
+    assert (resumed["curve"], resumed["valid"]) == (facts["curve"], facts["valid"])
+
+
+def test_a_checkpoint_of_another_run_is_left_alone(store, tmp_path, capsys):
+    train_rankers(Ranks(), **arguments(store, tmp_path / "a"))
+    given = arguments(store, tmp_path / "b")
+    (tmp_path / "b-checkpoints").mkdir()
+    (tmp_path / "b-checkpoints" / "step-00000005").mkdir()
+    (tmp_path / "b-checkpoints" / "step-00000005" / "facts.json").write_text('{"key": "another run"}')
+    train_rankers(Ranks(), **given)
+    assert "goes on" not in capsys.readouterr().out
+    assert_same(weights(tmp_path / "a" / "main"), weights(tmp_path / "b" / "main"))
+
+
+def test_a_rival_beside_changes_nothing_for_the_ranker(store, tmp_path):
+    train_rankers(Ranks(), **arguments(store, tmp_path / "alone", epochs=1))
+    train_rankers(Ranks(), **arguments(store, tmp_path / "beside", epochs=1, rivals={"dcn_v2": RIVAL}))
+    assert_same(weights(tmp_path / "alone" / "main"), weights(tmp_path / "beside" / "main"))
+    train_rankers(Ranks(), **arguments(store, tmp_path / "other", epochs=1, seed=1))
+    with pytest.raises(AssertionError):  # and it can fail
+        assert_same(weights(tmp_path / "alone" / "main"), weights(tmp_path / "other" / "main"))
+
+
+def test_a_loss_that_is_no_number_stops_names_the_step_and_keeps_the_checkpoint_before(store, tmp_path):
+    given = arguments(store, tmp_path / "good", epochs=1, rivals={"dcn_v2": RIVAL})
+    steep = {**given, "config": given["config"].model_copy(update={"learning_rate": 1e38}), "folder": str(tmp_path / "steep")}
+    with pytest.raises(ContractError, match=r"ranker 'main', step \d+: found loss (nan|inf).*last good checkpoint is kept: there is none"):
+        train_rankers(Ranks(), **steep)
+    assert not (tmp_path / "steep").exists()
+
+
+def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):
+    given = arguments(store, tmp_path / "x")
+    with pytest.raises(ContractError, match=r"4 files with rows for 5 ranks.*windows\.files to 5"):
+        train_rankers(Ranks(count=5), **given)
+    few = draw_store(tmp_path / "few", rows=5, files=2)
+    with pytest.raises(ContractError, match="5 rows a rank in 3 steps: a batch of one row"):
+        train_rankers(Ranks(), **arguments(few, tmp_path / "y", batch=2, ranks=1))
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"batch": 3, "ranks": 2}, "a batch of 3 rows over 2 ranks"), ({"rivals": {"main": {}}}, "rival 'main'"),
+    ({"rivals": {"../up": {}}}, "names are letters"), ({"epochs": 0}, "greater than 0")])
+def test_a_configuration_that_cannot_work_is_refused(changes, match):
+    with pytest.raises(ValidationError, match=match):
+        TrainingConfig(**changes)
+
+
+def test_defaults_are_the_papers():
+    config = TrainingConfig()
+    assert (config.epochs, config.batch, config.learning_rate) == (1, 128, 1e-3)
+    assert TrainingConfig(rivals={"ids": {"form": "dcn_v2"}}).rivals["ids"] == RankerConfig(form="dcn_v2")

@@ -1,0 +1,257 @@
+"""Pictures from untrusted bytes: every way in which one can be bad has a rule, and good ones become the right pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from umair.picture import PictureError, PictureLimits, decode_picture, read_picture
+
+LIMITS = PictureLimits()
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def noise(width: int = 60, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A few hundred bytes that say they are a picture of this size."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def rule_of(content: bytes, limits: PictureLimits = LIMITS) -> str:
+    with pytest.raises(PictureError) as caught:
+        decode_picture(content, 16, limits)
+    assert caught.value.value  # a reject says what was found
+    return caught.value.rule
+
+
+# ---------------------------------------------------------------- pixels
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG"])
+def test_a_plain_picture_keeps_its_colours_in_every_format(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {"quality": 100} if form == "JPEG" else {}
+    content = encoded(Image.new("RGB", (70, 30), (255, 0, 0)), form, **options)
+    pixels = decode_picture(content, 32, LIMITS)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.reshape(-1, 3), np.tile([255, 0, 0], (32 * 32, 1)), atol=2)
+
+
+def test_the_aspect_is_not_kept_and_resizing_is_bilinear() -> None:
+    columns = np.repeat(np.array([[0, 100]], dtype=np.uint8), 7, axis=0)  # 2 wide, 7 high
+    pixels = decode_picture(encoded(Image.fromarray(columns), "PNG"), 4, LIMITS)
+    # 4 pixels over 2: centres at 0.25, 0.75, 1.25, 1.75; between the centres 0.5 and 1.5 the line is straight
+    np.testing.assert_array_equal(pixels[:, :, 0], np.tile([0, 25, 75, 100], (4, 1)))
+
+
+def test_the_size_asked_for_gives_the_pixels_unchanged() -> None:
+    picture = noise(24, 24)
+    np.testing.assert_array_equal(decode_picture(encoded(picture, "PNG"), 24, LIMITS), np.asarray(picture))
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
+def test_exif_orientation_is_applied(orientation: int, corner: tuple[int, int]) -> None:
+    stored = np.zeros((32, 32, 3), dtype=np.uint8)
+    stored[:16, :16] = 255  # white in the upper left as stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode_picture(encoded(Image.fromarray(stored), "JPEG", quality=95, exif=exif), 32, LIMITS)
+    bright = {place: int(pixels[place].mean()) for place in [(0, 0), (0, -1), (-1, 0), (-1, -1)]}
+    assert max(bright, key=bright.__getitem__) == corner
+    assert sorted(bright.values())[-2] < 50 < bright[corner]
+
+
+def test_alpha_lies_over_white() -> None:
+    half_black = Image.new("RGBA", (8, 8), (0, 0, 0, 51))  # a fifth opaque: 255 * 0.8
+    np.testing.assert_array_equal(decode_picture(encoded(half_black, "PNG"), 8, LIMITS), np.full((8, 8, 3), 204))
+
+
+def test_a_transparent_palette_colour_lies_over_white() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    opaque, clear = encoded(palette, "PNG"), encoded(palette, "PNG", transparency=1)
+    assert decode_picture(opaque, 8, LIMITS)[0, 0].tolist() == [10, 20, 30]
+    assert decode_picture(clear, 8, LIMITS)[0, 0].tolist() == [255, 255, 255]
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    for form in ("GIF", "PNG"):
+        content = encoded(red, form, save_all=True, append_images=[blue])
+        assert Image.open(io.BytesIO(content)).n_frames == 2
+        assert decode_picture(content, 8, LIMITS)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_sixteen_bits_are_scaled_not_cut() -> None:
+    values = np.full((8, 8), 32_896, dtype=np.uint16)  # 128 * 257
+    assert decode_picture(encoded(Image.fromarray(values), "PNG"), 8, LIMITS)[0, 0].tolist() == [128, 128, 128]
+
+
+def test_floating_point_grey_is_scaled() -> None:
+    values = np.array([[0.0, 1.0], [np.nan, 0.2]], dtype=np.float32)
+    pixels = decode_picture(encoded(Image.fromarray(values), "TIFF"), 2, LIMITS)
+    assert pixels[:, :, 0].tolist() == [[0, 255], [0, 51]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA", "I;16"])
+def test_every_mode_becomes_three_channels(mode: str) -> None:
+    form = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert decode_picture(encoded(Image.new(mode, (9, 5)), form), 8, LIMITS).shape == (8, 8, 3)
+
+
+def test_cmyk_and_progressive_jpeg() -> None:
+    cyan = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", quality=100)
+    np.testing.assert_allclose(decode_picture(cyan, 8, LIMITS)[0, 0], [0, 255, 255], atol=3)
+    red = encoded(Image.new("RGB", (16, 16), "red"), "JPEG", progressive=True, quality=100)
+    np.testing.assert_allclose(decode_picture(red, 8, LIMITS)[0, 0], [255, 0, 0], atol=3)
+
+
+def test_halving_a_large_jpeg_while_decoding_changes_little() -> None:
+    smooth = noise(8, 8).resize((800, 640), Image.Resampling.BICUBIC)
+    content = encoded(smooth, "JPEG", quality=95)
+    whole = smooth.resize((64, 64), Image.Resampling.BILINEAR)
+    assert np.abs(decode_picture(content, 64, LIMITS).astype(int) - np.asarray(whole).astype(int)).max() <= 6
+
+
+# ---------------------------------------------------------------- bad bytes
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])
+def test_half_a_picture_is_truncated(form: str) -> None:
+    content = encoded(noise(), form)
+    assert rule_of(content[: len(content) // 2]) == "truncated"
+    assert rule_of(content[:30]) == "truncated"
+
+
+def test_half_a_webp_is_truncated() -> None:
+    content = encoded(noise(), "WEBP")
+    assert rule_of(content[: len(content) // 2]) == "truncated"
+
+
+def test_what_is_no_picture_says_so() -> None:
+    assert rule_of(b"") == "empty_file"
+    assert rule_of(b"<!DOCTYPE html><html>not found</html>") == "not_an_image"
+    assert rule_of(b"RIFF\x24\x00\x00\x00WAVEfmt ") == "not_an_image"
+    assert rule_of(b"%!PS-Adobe-3.0 EPSF-3.0\n") == "not_an_image"  # Ghostscript is never started
+
+
+def test_damage_within_a_picture_says_so() -> None:
+    content = bytearray(encoded(noise(), "PNG"))
+    content[len(content) // 2] ^= 0xFF
+    assert rule_of(bytes(content)) in ("damaged", "truncated")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_hostile_bytes_raise_nothing_but_picture_errors(form: str) -> None:
+    good, chance = encoded(noise(), form), np.random.default_rng(7)
+    failed = 0
+    for _ in range(60):
+        content = bytearray(good)
+        for place in chance.integers(0, len(content), 12):
+            content[place] = chance.integers(0, 256)
+        try:
+            assert decode_picture(bytes(content), 16, LIMITS).shape == (16, 16, 3)
+        except PictureError:
+            failed += 1
+    assert failed or form == "BMP"
+
+
+# ---------------------------------------------------------------- too much
+def test_a_picture_of_1600_megapixels_is_refused_without_allocating_it() -> None:
+    program = f"""
+        import resource
+        from umair.picture import PictureError, PictureLimits, decode_picture
+        content = {png_claiming(40_000, 40_000)!r}
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            decode_picture(content, 64, PictureLimits())
+        except PictureError as error:
+            print(error.rule, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": os.getcwd()}).stdout.split()
+    assert said[0] == "too_many_pixels"
+    assert int(said[1]) < 10_000  # KiB; decoded it would be 4.8 million
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_where_pillow_only_warns_we_refuse() -> None:
+    assert rule_of(png_claiming(10_000, 9_000)) == "too_many_pixels"
+
+
+def test_the_pixel_limit_counts_the_header() -> None:
+    at_limit, above = PictureLimits(max_pixels=2_400), PictureLimits(max_pixels=2_399)
+    content = encoded(noise(60, 40), "PNG")
+    assert decode_picture(content, 8, at_limit).shape == (8, 8, 3)
+    assert rule_of(content, above) == "too_many_pixels"
+
+
+def test_too_many_bytes_are_refused_inline_and_on_disk(tmp_path: Path) -> None:
+    content, small = encoded(noise(), "BMP"), PictureLimits(max_bytes=1_000)
+    (tmp_path / "a.bmp").write_bytes(content)
+    assert rule_of(content, small) == "too_many_bytes"
+    with pytest.raises(PictureError, match=f"too_many_bytes: {len(content)} bytes, allowed 1000"):
+        read_picture(str(tmp_path), "a.bmp", small)
+
+
+# ---------------------------------------------------------------- paths
+def test_reading_gives_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "画.png").write_bytes(b"content")
+    assert read_picture(str(tmp_path), "deep/画.png", LIMITS) == b"content"
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "link.png", "folder/secret.png",
+                                  "nul\0byte"])
+def test_no_path_leaves_the_root(tmp_path: Path, path: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "root-beside"  # the same beginning is not the same folder
+    root.mkdir()
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(b"secret")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "link.png").symlink_to(outside / "secret.png")
+    (root / "folder").symlink_to(outside)
+    with pytest.raises(PictureError) as caught:
+        read_picture(str(root), path, LIMITS)
+    assert caught.value.rule == "path_leaves_root"
+
+
+def test_a_link_within_the_root_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"content")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    assert read_picture(str(tmp_path), "b.png", LIMITS) == b"content"
+
+
+def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    rules = {"empty.png": "empty_file", "folder.png": "not_a_file", "pipe.png": "not_a_file", "none.png": "missing_file"}
+    for path, rule in rules.items():
+        with pytest.raises(PictureError) as caught:
+            read_picture(str(tmp_path), path, LIMITS)
+        assert caught.value.rule == rule, path
+
+
+def test_the_error_crosses_processes_whole_and_short() -> None:
+    error = pickle.loads(pickle.dumps(PictureError("damaged", "x" * 10_000)))
+    assert (error.rule, len(error.value)) == ("damaged", 120)

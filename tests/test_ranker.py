@@ -1,0 +1,229 @@
+"""The ranker: its parameter counts against the paper's, its independence of the batch, and its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from batches import PAPER_WIDTHS, WIDTHS, random_batch, rows_of, small
+from pydantic import ValidationError
+from torch.nn import functional as F
+
+from umair.config import fingerprint, load_config
+from umair.errors import ConfigError, ContractError
+from umair.model.batch import ITEM_FIELDS, MODALITIES, VECTOR_MODALITIES
+from umair.model.profiles import FieldTable
+from umair.model.ranker import RankerConfig, UmairRanker, count_parameters
+
+FORMS = {
+    "paper": {},
+    "match": {"match": True},
+    "match, counters": {"match": True, "counters": True, "standardise": True},
+    "no contribution": {"contribution": "none"},
+    "no cross, no linear": {"cross_layers": 0, "linear": False},
+    "no profile": {"modalities": ["semantic", "style", "text"], "match": ["style"]},
+    "profile alone": {"modalities": ["profile"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def ranker(**changes: object) -> UmairRanker:
+    return UmairRanker(small(**changes), WIDTHS)
+
+
+# ------------------------------------------------------------ the paper's counts (UMAIR-FPS, tables 3 and 4)
+@pytest.mark.parametrize(("keras", "changes"), [
+    (10_597_028, {}),
+    (10_597_028, {"experts": 1}),  # attention experts have no weights
+    (10_597_028, {"experts": 4}),
+    (10_580_580, {"modalities": ["semantic", "text", "profile"]}),  # w/o STY
+    (10_531_428, {"modalities": ["style", "text", "profile"]}),  # w/o SEM, clean: the paper's row has another bug
+    (10_564_196, {"modalities": ["semantic", "style", "profile"]}),  # w/o TSEM
+    (10_522_532, {"cross_layers": 0}),  # w/o DCN-V2
+    (10_708_772, {"contribution": "none"}),  # w/o UMCM as the authors' code concatenates
+    (10_597_028 - 1_207_044, {"linear": False}),
+])
+def test_has_the_papers_parameter_count(keras, changes):
+    assert count_parameters(UmairRanker(RankerConfig(**changes), PAPER_WIDTHS))["keras"] == keras
+
+
+def test_torch_trains_the_count_without_batch_norms_running_statistics():
+    counts = count_parameters(UmairRanker(RankerConfig(), PAPER_WIDTHS))
+    assert counts == {"trainable": 10_596_036, "keras": 10_597_028}
+
+
+# ------------------------------------------------------------ laws
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_after_training_a_row_does_not_feel_its_batch(changes):
+    model, batch = ranker(**changes), random_batch(small(**changes))
+    model(batch)  # moves the running statistics
+    together = model.eval()(batch)
+    assert together.logit_B.shape == (len(batch),)
+    for row in range(len(batch)):
+        alone = model(rows_of(batch, [row]))
+        torch.testing.assert_close(alone.logit_B[0], together.logit_B[row])
+        if alone.contribution_BM is not None:
+            torch.testing.assert_close(alone.contribution_BM[0], together.contribution_BM[row])
+
+
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_learns_a_batch_by_heart_with_every_weight(changes):
+    changes = changes | {"tower_dropout": 0, "deep_dropout": 0, "attention_dropout": 0, "standardise": False}
+    model, batch = ranker(**changes), random_batch(small(**changes), rows=24)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    touched = {name: False for name, _ in model.named_parameters()}
+    for _ in range(40):
+        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        touched = {name: touched[name] or bool((weight.grad != 0).any()) for name, weight in model.named_parameters()}
+    assert loss < 0.2
+    assert all(touched.values()), [name for name, was in touched.items() if not was]
+
+
+def test_the_contribution_is_the_users_own_and_skips_what_is_unknown():
+    model, batch = ranker().eval(), random_batch(rows=40)
+    weight_BM = model(batch).contribution_BM
+    assert model.modalities == MODALITIES
+    torch.testing.assert_close(weight_BM.sum(1), torch.ones(40))
+    for m, name in enumerate(VECTOR_MODALITIES):
+        known_B = batch.known_U[name][batch.item_B]
+        assert (weight_BM[~known_B, m] == 0).all()
+        assert (weight_BM[known_B, m] > 0).all()
+        assert not known_B.all()
+
+
+def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
+    model, batch = ranker(match=True).eval(), random_batch()
+    bare = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
+    scores = model(bare)
+    assert scores.contribution_BM.tolist() == [[0, 0, 0, 1]] * len(batch)
+    assert (scores.match_BM == 0).all()
+    assert scores.logit_B.isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["paper", "match", "no contribution"])
+def test_what_stands_where_a_vector_is_unknown_is_never_seen(form):
+    model, batch = ranker(**FORMS[form]).eval(), random_batch()
+    damaged = {name: vectors_UD.masked_fill(~batch.known_U[name][:, None], 1e6) for name, vectors_UD in batch.vectors_UD.items()}
+    torch.testing.assert_close(model(replace(batch, vectors_UD=damaged)).logit_B, model(batch).logit_B, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("experts", [2, 4])
+def test_rankers_of_more_attention_experts_are_the_same_ranker(experts):
+    one, more, batch = ranker(experts=1).eval(), ranker(experts=experts).eval(), random_batch()
+    more.load_state_dict(one.state_dict())
+    torch.testing.assert_close(more(batch).logit_B, one(batch).logit_B)
+
+
+def test_the_match_is_added_to_what_the_head_says():
+    model, batch = ranker(match=True).eval(), random_batch()
+    scores = model(batch)
+    assert model.matched == VECTOR_MODALITIES
+    with torch.no_grad():
+        model.weigh.bias.fill_(-1e9)  # softplus of which is zero
+        model.weigh.weight.zero_()
+    torch.testing.assert_close(model(batch).logit_B + scores.match_BM.sum(1), scores.logit_B)
+
+
+def test_only_the_match_reads_the_history():
+    batch = random_batch()
+    other = replace(batch, bookmarked_BH=batch.bookmarked_BH.flip(0), passed_BH=batch.passed_BH.flip(0))
+    paper, matched = ranker().eval(), ranker(match=True).eval()
+    torch.testing.assert_close(paper(other).logit_B, paper(batch).logit_B, rtol=0, atol=0)
+    assert not torch.allclose(matched(other).logit_B, matched(batch).logit_B)
+
+
+def test_only_counters_read_the_counters():
+    batch = random_batch()
+    other = replace(batch, counters_BC=batch.counters_BC + 1)
+    paper, counting = ranker().eval(), ranker(counters=True).eval()
+    torch.testing.assert_close(paper(other).logit_B, paper(batch).logit_B, rtol=0, atol=0)
+    assert not torch.allclose(counting(other).logit_B, counting(batch).logit_B)
+
+
+def test_scaled_vectors_score_like_vectors_scaled_beforehand():
+    batch, mean_D, scale_D = random_batch(), torch.full((6,), 4.0), torch.full((6,), 2.0)
+    plain, scaled = ranker(match=True).eval(), ranker(match=True, standardise=True).eval()
+    scaled.load_state_dict(plain.state_dict())
+    moved = replace(batch, vectors_UD=batch.vectors_UD | {"style": batch.vectors_UD["style"] * scale_D + mean_D})
+    scaled.set_vector_scale("style", mean_D, scale_D)
+    torch.testing.assert_close(scaled(moved).logit_B, plain(batch).logit_B)
+    plain.set_vector_scale("style", mean_D, scale_D)  # a ranker that does not standardise
+    assert not torch.allclose(plain(moved).logit_B, plain(batch).logit_B)
+
+
+# ------------------------------------------------------------ bad input
+def test_one_row_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="a batch of one row in training"):
+        ranker()(random_batch(rows=1))
+
+
+@pytest.mark.parametrize("form", ["paper", "match"])
+def test_vectors_of_another_encoder_are_refused(form):
+    batch = random_batch(widths=WIDTHS | {"semantic": 13})
+    with pytest.raises(ContractError, match=r"semantic vectors: found 13 numbers; expected 12[.] What to do: embed with"):
+        ranker(**FORMS[form])(batch)
+
+
+@pytest.mark.parametrize("bucket", [-1, 7])
+def test_a_bucket_beyond_its_field_is_refused_not_read_from_the_next_field(bucket):
+    table = FieldTable([3, 7, 9], width=2, std=1.0)
+    with pytest.raises(ValueError, match=f"bucket {bucket} in column 1 of a field table; known: 0 to 6"):
+        table(torch.tensor([[2, bucket, 0]]))
+
+
+def test_fields_have_rows_of_their_own():
+    table = FieldTable([3, 7, 9], width=2, std=1.0)
+    rows_BFE = table(torch.tensor([[2, 6, 8], [0, 0, 0]]))
+    torch.testing.assert_close(rows_BFE, table.rows.weight[torch.tensor([[2, 9, 18], [0, 3, 10]])])
+
+
+# ------------------------------------------------------------ configuration
+def test_fields_that_are_left_out_keep_the_papers_size():
+    config = RankerConfig(item_fields={"illust_id": 4096})
+    assert config.item_fields == ITEM_FIELDS | {"illust_id": 4096}
+    assert list(config.item_fields) == list(ITEM_FIELDS)
+
+
+def test_modalities_keep_one_order_whatever_the_order_given():
+    given, sorted_ = RankerConfig(modalities=["profile", "semantic"]), RankerConfig(modalities=["semantic", "profile"])
+    assert given.modalities == ("semantic", "profile")
+    assert fingerprint(given) == fingerprint(sorted_)
+
+
+@pytest.mark.parametrize(("given", "matched"), [
+    (True, ("style", "text")), (False, ()), (["text", "semantic"], ("text",)), ([], ())])
+def test_the_match_follows_the_modalities(given, matched):
+    assert RankerConfig(match=given, modalities=["style", "text", "profile"]).matched == matched
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"item_fields": {"ilust_id": 9}}, "no field ilust_id; known: restrict, sanity_level"),
+    ({"item_fields": {"illust_id": 0}}, "greater than or equal to 2"),
+    ({"modalities": ["semantic", "smell"]}, "Input should be 'semantic', 'style', 'text' or 'profile'"),
+    ({"modalities": []}, "at least 1 item"),
+    ({"match": ["profile"]}, "Input should be 'semantic', 'style' or 'text'"),
+    ({"deep_dropout": 1.0}, "less than 1"),
+    ({"deep": []}, "at least 1 item"),
+    ({"tower": [0]}, "greater than 0"),
+])
+def test_a_wrong_configuration_is_refused(changes, text):
+    with pytest.raises(ValidationError, match=text):
+        RankerConfig(**changes)
+
+
+def test_a_file_can_turn_the_match_on_with_one_key(tmp_path):
+    (tmp_path / "ranker.yaml").write_text("form: umair\n", encoding="utf-8")
+    config = load_config(tmp_path / "ranker.yaml", ["match=true", "item_fields.illust_id=5000"], RankerConfig)
+    assert config.matched == VECTOR_MODALITIES
+    assert config.item_fields["illust_id"] == 5000
+    with pytest.raises(ConfigError, match="key 'item_fields'"):
+        load_config(tmp_path / "ranker.yaml", ["item_fields.illust=5000"], RankerConfig)

@@ -1,0 +1,164 @@
+"""A whole evaluation of a small site: figures that equal a direct computation, a page that holds itself together."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_site import COLD, ROWS, Site, make_site, save_rankers
+
+from umair import metrics
+from umair.errors import ContractError
+from umair.evaluation.report import EvaluationConfig, evaluate, write_report
+from umair.evaluation.scoring import score_window
+from umair.evaluation.subject import rankers_of, subject_of
+from umair.evaluation.thumbnails import thumbnail
+from umair.picture import PictureLimits
+from umair.weeks import Week
+
+WEEK = Week.parse("2026-W10")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    return make_site(tmp_path_factory.mktemp("site"))
+
+
+def subject(site: Site, **changes):
+    rankers = rankers_of(site.rankers, site.folder / "nowhere")
+    return subject_of(site.store, WEEK, rankers, site.folder / "packs", 64, 1, image_root=str(site.folder / "images"),
+                      seconds={"ingest_tables": 12.5}, **changes)
+
+
+def config(site: Site, **changes) -> EvaluationConfig:
+    return EvaluationConfig(**{"truth": site.truth, "intervals": 50, "reject_below_popularity": False,
+                               "examples": {"users": 3, "illustrations": 40, "neighbours": 3}, **changes})
+
+
+@pytest.fixture(scope="module")
+def evaluated(spark, site):
+    return evaluate(spark, subject(site), config(site))
+
+
+@pytest.fixture(scope="module")
+def rows(spark, site) -> pd.DataFrame:
+    """The test rows as plain numbers: scores, truth."""
+    scored = score_window(spark, site.test_files, site.plan).toPandas()
+    truth = pd.read_parquet(f"{site.truth}/events.parquet")
+    truth = truth.assign(user_index=truth.user_id - 70, illust_index=truth.illust_id - 500)
+    return scored.merge(truth, on=["user_index", "illust_index"], validate="one_to_one")
+
+
+def test_headline_figures_equal_a_direct_computation(evaluated, rows):
+    report, _ = evaluated
+    cold = rows[rows["illust_index"].isin(COLD)]
+    assert len(rows) == ROWS
+    assert report["auc"] == pytest.approx(metrics.auc(rows["label"], rows["score_main"]), abs=1e-9)
+    assert report["log_loss"] == pytest.approx(metrics.LogLoss.of(rows["label"], rows["score_main"]).mean, abs=1e-9)
+    grouped = metrics.GroupedAuc.of(rows["user_index"], rows["label"], rows["score_main"])
+    assert (report["gauc"], report["gauc_unweighted"]) == (pytest.approx(grouped.by_rows), pytest.approx(grouped.by_users))
+    assert report["ceiling_auc"] == pytest.approx(metrics.auc(rows["label"], rows["probability"]))
+    assert report["id_only_auc"] == pytest.approx(metrics.auc(rows["label"], rows["score_id_only"]), abs=1e-9)
+    assert report["cold_auc"] == pytest.approx(metrics.auc(cold["label"], cold["score_main"]), abs=1e-9)
+    assert report["cold_ceiling_auc"] == pytest.approx(metrics.auc(cold["label"], cold["probability"]))
+
+
+def test_popularity_is_the_better_of_count_and_rate(evaluated, rows, site):
+    base_rate = pd.read_parquet(site.store.snapshot("window_train").files)["label"].mean()
+    rate = ((rows["illust_bookmarks"] + 10 * base_rate) / (rows["illust_views"] + 10)).clip(upper=1)
+    expected = {"popularity": metrics.auc(rows["label"], rows["illust_bookmarks"]), "bookmark_rate": metrics.auc(rows["label"], rate)}
+    found = {line["ranker"]: line["auc"] for line in evaluated[0]["slices"] if line["slice"] == "all"}
+    assert {name: found[name] for name in expected} == {name: pytest.approx(auc, abs=1e-9) for name, auc in expected.items()}
+    assert evaluated[0]["popularity_auc"] == pytest.approx(max(expected.values()), abs=1e-9)
+    constant = metrics.LogLoss.of(rows["label"], np.full(ROWS, base_rate)).mean
+    assert evaluated[0]["constant_log_loss"] == pytest.approx(constant, abs=1e-9)
+
+
+def test_report_json_has_what_is_promised(evaluated):
+    report, _ = evaluated
+    promised = {"auc", "log_loss", "gauc", "gauc_unweighted", "ceiling_auc", "popularity_auc", "id_only_auc", "cold_auc",
+                "cold_ceiling_auc", "cold_id_only_auc", "rows", "ranks", "versions", "seconds", "slices", "intervals",
+                "calibration", "verdict", "week"}
+    assert promised <= set(report)
+    json.dumps(report, allow_nan=False)
+    assert (report["week"], report["ranks"], report["verdict"]) == ("2026-W10", 2, "accept")
+    assert report["rows"]["test"] == report["rows"]["train"] == ROWS
+    assert report["versions"]["tables"]["window_test"] == 0
+    assert set(report["seconds"]) == {"ingest_tables", "evaluate_ranker"}
+    assert {line["slice"] for line in report["slices"]} == {"all", "cold", "tail", "head", "known_picture", "missing_picture"}
+    assert not report["intervals"]["sampled"]
+
+
+def test_calibration_counts_every_row_once(evaluated):
+    assert sum(one["rows"] for one in evaluated[0]["calibration"]["bins"]) == ROWS
+
+
+def test_the_page_fetches_nothing_and_escapes_what_artists_write(evaluated):
+    page = evaluated[1]
+    assert not re.search(r'<script|<link|<iframe|(src|href)="(?!data:|#)|@import|url\((?!#)', page)
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<b>bold" not in page
+    assert "タグ1" in page
+
+
+def test_ids_of_the_two_plots_do_not_meet(evaluated):
+    ids = re.findall(r'id="([^"]+)"', evaluated[1])
+    assert len(ids) == len(set(ids))
+
+
+def test_broken_and_missing_pictures_are_placeholders(evaluated, site):
+    page, limits = evaluated[1], PictureLimits()
+    assert "no picture" in page
+    assert page.count("data:image/jpeg") > 30
+    images = str(site.folder / "images")
+    assert thumbnail(images, "3.png", None, 64, limits).startswith("data:image/jpeg;base64,")
+    for path in ("1.png", "2.png", "../outside.png", None):  # missing, damaged, forbidden, none
+        assert thumbnail(images, path, None, 64, limits) is None
+    content = (site.folder / "images" / "3.png").read_bytes()
+    assert thumbnail(images, None, content, 64, limits) == thumbnail(images, "3.png", None, 64, limits)
+
+
+def test_true_weights_stand_beside_the_ranker_s(evaluated):
+    report, page = evaluated
+    assert "true weights" in page
+    assert set(report["contribution"]["agreement"]["contribution"]) == {"semantic", "style", "text", "profile"}
+    assert set(report["contribution"]["agreement"]["match"]) == {"semantic", "style", "text"}
+
+
+def test_both_files_are_written_twice_and_read_back(evaluated, tmp_path):
+    report, page = evaluated
+    path = write_report(tmp_path, "2026-W10", report, page)
+    assert path == tmp_path / "report" / "2026-W10" / "index.html"
+    for folder in (path.parent, tmp_path / "report"):
+        assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == json.loads(json.dumps(report))
+        assert (folder / "index.html").read_text(encoding="utf-8") == page
+
+
+def test_without_truth_and_with_a_sample_the_report_says_so(spark, site):
+    report, page = evaluate(spark, subject(site), config(site, truth=None, interval_rows=200, minimum_auc=0.99))
+    assert report["ceiling_auc"] is None
+    assert report["intervals"]["sampled"]
+    assert 50 < report["intervals"]["rows"] < 350
+    assert "random sample of users" in page
+    assert "Nobody knows the best possible AUC" in page
+    assert report["verdict"] == "reject"
+    assert "below the minimum of 0.9900" in page
+
+
+def test_a_truth_of_another_world_is_refused(spark, site, tmp_path):
+    truth = pd.read_parquet(f"{site.truth}/events.parquet")
+    truth.iloc[3:].to_parquet(tmp_path / "events.parquet")
+    with pytest.raises(ContractError, match="3 test rows without a probability"):
+        evaluate(spark, subject(site), config(site, truth=str(tmp_path)))
+
+
+def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp_path):
+    assert set(rankers_of(site.rankers, tmp_path / "none")) == {"main", "id_only"}
+    save_rankers(tmp_path / "before", site.plan.source)
+    assert rankers_of(site.rankers, tmp_path / "before")["last_week"] == str(tmp_path / "before" / "main")
+    facts = tmp_path / "before" / "facts.json"
+    facts.write_text(facts.read_text().replace('"img"', '"another encoder"'))
+    assert set(rankers_of(site.rankers, tmp_path / "before")) == {"main", "id_only"}

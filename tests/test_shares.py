@@ -1,0 +1,49 @@
+"""Shares: every row once, equal steps, near-equal rows, over a grid of ranks and files."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from umair.errors import ContractError
+from umair.training.shares import count_steps, share_files, step_sizes
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("files", [8, 9, 31])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_every_file_is_in_one_share_and_shares_are_near_equal(ranks, files, uneven):
+    sizes = random.Random(files)
+    rows_by_file = {f"part-{i}": sizes.randint(1, 900) if uneven else 100 + i % 2 for i in range(files)}
+    shares = share_files(rows_by_file, ranks)
+    assert len(shares) == ranks
+    assert sorted(file for share in shares for file in share) == sorted(rows_by_file)
+    rows = [sum(rows_by_file[file] for file in share) for share in shares]
+    assert max(rows) - min(rows) <= max(rows_by_file.values())
+    shuffled = dict(sizes.sample(sorted(rows_by_file.items()), files))
+    assert share_files(shuffled, ranks) == shares  # no matter in which order the files were listed
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch", [1, 7, 128])
+def test_every_rank_takes_the_same_steps_reads_all_its_rows_and_no_batch_is_too_large(ranks, batch):
+    rows = [1_000 + 13 * rank for rank in range(ranks)]
+    steps = count_steps(rows, batch)
+    for own in rows:
+        sizes = step_sizes(own, steps)
+        assert (len(sizes), sum(sizes)) == (steps, own)
+        assert max(sizes) <= batch
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_by_hand():
+    assert share_files({"a": 5, "b": 3, "c": 3, "d": 1}, 2) == [["a", "d"], ["b", "c"]]
+    assert count_steps([10, 11], 4) == 3
+    assert step_sizes(10, 3) == [3, 3, 4]
+
+
+@pytest.mark.parametrize("rows_by_file", [{}, {"a": 10, "b": 10}, {"a": 10, "b": 10, "c": 0}])
+def test_a_rank_without_rows_is_an_error_that_says_how_many_files_it_takes(rows_by_file):
+    with pytest.raises(ContractError, match=r"for 3 ranks; expected at least 3 files with rows.*windows\.files to 3"):
+        share_files(rows_by_file, 3, "window_train")

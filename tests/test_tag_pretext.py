@@ -1,0 +1,269 @@
+"""The tag pretext: what it learns from, equal steps on every rank, and that it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from umair.errors import ContractError, StorageError
+from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder
+from umair.picture import PictureLimits
+from umair.storage import read_facts
+from umair.training.picture_cache import PictureCache
+from umair.training.ranks import Ranks, run_ranks
+from umair.training.tag_pretext import (
+    PretextConfig,
+    TagModel,
+    augment,
+    mean_average_precision,
+    pace,
+    tag_loss,
+    train_pretext,
+)
+from umair.training.tagged_pictures import TagTargets, frequent_tags, open_tagged, read_tagged, split_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+torch.set_num_threads(1)
+ENCODER = {"picture_size": 32, "block": "basic", "stem_width": 8, "widths": (16, 24), "depths": (1, 1), "style_blocks": 1}
+PRETEXT = {"epochs": 6, "batch": 16, "learning_rate": 3e-3, "min_tag_uses": 5, "holdout_share": 0.2, "decode_threads": 2,
+           "cache_gib": 0.01}
+SHAPES = ("circle", "正方形", "縞")  # one tag each; every picture has one or two
+
+
+def draw(shapes: list[str], chance: np.random.Generator) -> Image.Image:
+    """Each shape somewhere, on a background of any colour."""
+    picture = Image.new("RGB", (40, 40), tuple(chance.integers(0, 120, 3).tolist()))
+    pen = ImageDraw.Draw(picture)
+    left, top = chance.integers(2, 16, 2).tolist()
+    if "縞" in shapes:
+        for row in range(0, 40, 6):
+            pen.line((0, row, 40, row), fill=(240, 240, 0), width=2)
+    if "circle" in shapes:
+        pen.ellipse((left, top, left + 20, top + 20), fill=(250, 30, 30))
+    if "正方形" in shapes:
+        pen.rectangle((left, top, left + 12, top + 12), fill=(40, 40, 250))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
+    """Two Parquet files of 240 illustrations with their pictures; some broken, untagged, without a picture, or inline."""
+    folder, chance = tmp_path_factory.mktemp("catalogue"), np.random.default_rng(0)
+    rows = []
+    for key in range(240):
+        tags = chance.choice(SHAPES, chance.integers(1, 3), replace=False).tolist()
+        path = folder / "images" / f"{key}.png"
+        path.parent.mkdir(exist_ok=True)
+        draw(tags, chance).save(path)
+        rows.append({"illust_id": key, "tags": [*tags, f"rare-{key}"], "image": path.name, "image_content": None})
+    (folder / "images" / "0.png").write_bytes(b"<html>")
+    rows[1].update(image=None, image_content=(folder / "images" / "1.png").read_bytes())
+    rows[2].update(image=None)
+    rows[3].update(tags=[])
+    rows[4].update(tags=None)
+    schema = pa.schema([("illust_id", pa.int64()), ("tags", pa.list_(pa.string())), ("image", pa.string()),
+                        ("image_content", pa.binary())])
+    files = []
+    for part, chunk in enumerate((rows[:100], rows[100:])):
+        files.append(str(folder / f"part-{part}.parquet"))
+        pq.write_table(pa.Table.from_pylist(chunk, schema), files[-1])
+    return files, str(folder / "images")
+
+
+def pretext(**changes: Any) -> PretextConfig:
+    return PretextConfig(**{**PRETEXT, **changes})
+
+
+# ---------------------------------------------------------------- rows and tags
+def test_only_illustrations_with_a_picture_and_tags_are_learned_from(catalogue: tuple[list[str], str]) -> None:
+    table = read_tagged(catalogue[0])
+    assert table["row"].to_pylist() == [0, 1, *range(5, 240)]
+    assert [row for row, count in enumerate(table["inline_bytes"].to_pylist()) if count is not None] == [1]
+    assert "image_content" not in table.column_names
+
+
+def test_the_vocabulary_is_the_most_frequent_tags_ties_by_name() -> None:
+    tags = pa.array([["b", "a", "c"], ["b", "a"], None, ["b", "d", None], ["c", "a"]])
+    assert frequent_tags(tags, pretext(min_tag_uses=2, vocabulary=2)) == ["a", "b"]
+    assert frequent_tags(tags, pretext(min_tag_uses=1, vocabulary=9)) == ["a", "b", "c", "d"]
+    with pytest.raises(ContractError, match="no tag with 4 uses among 5 illustrations.*lower pretext.min_tag_uses"):
+        frequent_tags(tags, pretext(min_tag_uses=4))
+
+
+def test_targets_by_hand() -> None:
+    tags = pa.array([["x", "b"], None, [], ["a", "b"], ["a"]])
+    targets = TagTargets.of(tags, ["a", "b"])
+    assert targets.dense(np.array([3, 0, 1, 2, 4])).tolist() == [[1, 1], [0, 1], [0, 0], [0, 0], [1, 0]]
+    assert targets.frequency().tolist() == pytest.approx([0.4, 0.4])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_ranks_share_all_rows_but_a_few_equally_and_hold_out_the_same(catalogue: tuple[list[str], str], count: int) -> None:
+    files, root = catalogue
+    table, config = read_tagged(files), pretext()
+    opened = [open_tagged(files, root, 32, (rank, count), config) for rank in range(count)]
+    train = [row for own, _ in opened for row in own.row_R]
+    held = [row for _, own in opened for row in own.row_R]
+    assert len({len(own) for own, _ in opened}) == 1  # unequal shares hang the allreduce
+    assert len(set(train) | set(held)) == len(train) + len(held) > len(table) - count
+    assert sorted(held) == sorted(split_rows(len(table), config)[0])
+    for own, other in opened:
+        own.pictures.close()
+        other.pictures.close()
+
+
+def test_pictures_and_targets_belong_together(catalogue: tuple[list[str], str]) -> None:
+    files, root = catalogue
+    train, held = open_tagged(files, root, 40, (1, 2), pretext())
+    table = read_tagged(files)
+    for part in (train, held):
+        positions = np.arange(min(12, len(part)))
+        loaded = part.pictures.read(positions)
+        for position, picture, readable in zip(*loaded, strict=True):
+            row = table["row"][int(part.row_R[position])].as_py()
+            if readable:
+                expected = np.asarray(Image.open(Path(root) / f"{row}.png"))
+                np.testing.assert_array_equal(picture, expected)
+        part.pictures.close()
+
+
+def test_too_little_to_learn_from_is_a_clear_error(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    files, root = catalogue
+    with pytest.raises(ContractError, match="with a picture and a tag to train on.*use fewer ranks"):
+        open_tagged(files, root, 32, (0, 200), pretext())
+    with pytest.raises(ContractError, match="GiB of pictures as bytes for one rank"):
+        open_tagged(files, root, 32, (0, 1), pretext(inline_gib=1e-9))
+    pq.write_table(pq.read_table(files[0]).slice(2, 3), tmp_path / "none.parquet")
+    with pytest.raises(ContractError, match="none with a picture and a tag"):
+        read_tagged([str(tmp_path / "none.parquet")])
+
+
+# ---------------------------------------------------------------- the picture cache
+def test_the_cache_gives_the_same_whether_it_keeps_all_some_or_none(catalogue: tuple[list[str], str]) -> None:
+    files, root = catalogue
+    sources, seen = pq.read_table(files[1], columns=["image", "image_content"]).slice(0, 20), []
+    for most_bytes in (0, 5 * 16 * 16 * 3, 10**6):
+        cache = PictureCache(sources, root, 16, PictureLimits(), threads=2, most_bytes=most_bytes)
+        groups = [np.arange(0, 12), np.arange(8, 20), np.arange(3, 9)]
+        seen.append([batch.pictures_BHWC for batch in cache.batches(groups)])
+        cache.close()
+    for first, *others in zip(*seen, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
+def test_a_broken_picture_is_black_unreadable_and_counted_once(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"<html>")
+    sources = pa.table({"image": ["a.png", "b.png", None], "image_content": pa.array([None, None, b"x"], pa.binary())})
+    cache = PictureCache(sources, str(tmp_path), 16, PictureLimits(), threads=1, most_bytes=0)
+    for _ in range(2):
+        batch = cache.read(np.arange(3))
+        assert not batch.readable_B.any()
+        assert batch.pictures_BHWC.max() == 0
+    assert cache.broken == {"not_an_image": 2, "missing_file": 1}
+    cache.close()
+
+
+def test_a_cache_larger_than_the_disk_is_refused() -> None:
+    sources = pa.table({"image": pa.nulls(1_000_000, pa.string()), "image_content": pa.nulls(1_000_000, pa.binary())})
+    with pytest.raises(StorageError, match="no room for decoded pictures.*lower pretext.cache_gib"):
+        PictureCache(sources, "", 4096, PictureLimits(), threads=1, most_bytes=2**60)
+
+
+# ---------------------------------------------------------------- steps
+def test_augmentation_moves_pixels_and_invents_none() -> None:
+    chance = np.random.default_rng(0)
+    pictures = chance.integers(0, 256, (32, 20, 20, 3), dtype=np.uint8)
+    moved = augment(pictures, pretext(shift=0.1), np.random.default_rng(1))
+    for before, after in zip(pictures, moved, strict=True):
+        inner = {tuple(pixel) for pixel in before.reshape(-1, 3)}
+        assert {tuple(pixel) for pixel in after.reshape(-1, 3)} <= inner
+    whole = [any(np.array_equal(after, view) for view in (before, before[:, ::-1]))
+             for before, after in zip(pictures, augment(pictures, pretext(shift=0.0), chance), strict=True)]
+    assert all(whole)
+    np.testing.assert_array_equal(augment(pictures, pretext(shift=0.0, flip=False), chance), pictures)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [pace(step, 100, 0.1) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5)
+    assert pace(0, 1, 0.0) == 1.0
+
+
+def test_loss_by_hand_and_focal_with_gamma_zero_is_bce() -> None:
+    logit, target = torch.tensor([[0.0, 2.0], [5.0, 5.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    first_only = torch.tensor([True, False])
+    # row 0: ln 2 and ln(1 + e^2), averaged; row 1 is unreadable
+    assert tag_loss(logit, target, first_only, pretext()).item() == pytest.approx((0.693147 + 2.126928) / 2, rel=1e-5)
+    both = torch.tensor([True, True])
+    bce, focal = (tag_loss(logit, target, both, pretext(loss=loss, focal_gamma=0.0)) for loss in ("bce", "focal"))
+    torch.testing.assert_close(bce, focal)
+    # p of the truth is 0.5 for the first logit: (1 - 0.5) ** 2 of its loss remains
+    half = tag_loss(logit[:1, :1], target[:1, :1], torch.tensor([True]), pretext(loss="focal", focal_gamma=2.0))
+    assert half.item() == pytest.approx(0.25 * 0.693147, rel=1e-5)
+
+
+def test_a_batch_without_a_readable_picture_still_reaches_every_weight() -> None:
+    model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), torch.tensor([0.5, 0.1]))
+    loss = tag_loss(model(torch.zeros(2, 3, 32, 32)), torch.ones(2, 2), torch.tensor([False, False]), pretext())
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())
+
+
+def test_training_starts_from_the_label_frequencies() -> None:
+    frequency = torch.tensor([0.5, 0.1, 0.02])
+    model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), frequency).eval()
+    torch.testing.assert_close(model(torch.rand(1, 3, 32, 32)).sigmoid()[0], frequency)
+
+
+def test_average_precision_by_hand() -> None:
+    score = np.array([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.6, 0.1]])
+    truth = np.array([[1, 0], [0, 0], [1, 1], [0, 0]], dtype=float)
+    # tag 0: hits at places 1 and 3: (1/1 + 2/3) / 2; tag 1: all scores equal, so its share of rows, 1/4
+    assert mean_average_precision(score, truth) == pytest.approx(((1 + 2 / 3) / 2 + 0.25) / 2)
+    assert mean_average_precision(score[:, :1], truth[:, :1]) == mean_average_precision(score[::-1, :1], truth[::-1, :1])
+    assert np.isnan(mean_average_precision(score, np.zeros_like(truth)))
+
+
+# ---------------------------------------------------------------- the whole
+def arguments(catalogue: tuple[list[str], str], folder: Path, **changes: Any) -> dict[str, Any]:
+    files, root = catalogue
+    return {"files": files, "image_root": root, "encoder": ENCODER, "pretext": {**PRETEXT, **changes}, "folder": str(folder)}
+
+
+def test_it_learns_and_writes_the_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    facts = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder"))
+    assert facts["mean_average_precision"] > facts["baseline_mean_average_precision"] + 0.2
+    assert facts["loss_curve"][-1][1] < 0.75 * facts["loss_curve"][0][1]
+    assert facts["loss_curve"][-1][0] == 6 * facts["train_rows"]
+    assert (facts["tags"], facts["broken_pictures"]) == (3, {"not_an_image": 1})
+    assert facts == read_facts(tmp_path / "encoder")
+    assert load_image_encoder(tmp_path / "encoder").semantic_width == facts["semantic_width"] == 24
+
+
+def test_the_same_seed_gives_the_same_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    prints = [train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", epochs=1, seed=seed))["fingerprint"]
+              for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_two_horovod_ranks_learn_together(spark: SparkSession, catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    first, second = run_ranks(spark, train_pretext, arguments(catalogue, tmp_path / "encoder"), 2)
+    assert first == second == read_facts(tmp_path / "encoder")
+    assert first["ranks"] == 2
+    assert first["loss_curve"][-1][0] == 6 * first["train_rows"]
+    assert first["mean_average_precision"] > first["baseline_mean_average_precision"] + 0.2
+    assert first["broken_pictures"] == {"not_an_image": 1}

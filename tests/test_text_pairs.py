@@ -1,0 +1,255 @@
+"""Fine-tuning on text pairs: no false negatives in a batch, equal steps, a loss by hand, and texts that find each other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from umair.errors import ConfigError, ContractError
+from umair.model.text_encoder import TextEncoderConfig, load_text_encoder
+from umair.schema import TERMS
+from umair.storage import read_facts
+from umair.training.ranks import Ranks, run_ranks
+from umair.training.text_pairs import (
+    TextPairsConfig,
+    batches_apart,
+    batches_of_rank,
+    rate_factor,
+    read_text_pairs,
+    recall_at_1,
+    require_trainable,
+    split_rows,
+    train_text_encoder,
+)
+
+torch.set_num_threads(1)
+NUMBERS = {"zh": ["红", "蓝", "绿", "黑", "白", "金"], "ja": ["あか", "あお", "みどり", "くろ", "しろ", "きん"],
+           "en": ["red", "blue", "green", "black", "white", "golden"]}
+THINGS = {"zh": ["猫", "狗", "鱼", "花"], "ja": ["ネコ", "イヌ", "サカナ", "ハナ"], "en": ["cat", "dog", "fish", "flower"]}
+ENCODER = {"vocabulary_size": 512, "width": 64, "layers": 1, "heads": 2}
+TRAINING = {"epochs": 12, "batch": 16, "learning_rate": 3e-3, "holdout_share": 0.15}
+
+
+def write_terms(path: Path, pairs: list[tuple[str, str]]) -> str:
+    columns = dict(zip(("text_a", "text_b"), zip(*pairs, strict=True), strict=True)) if pairs else {"text_a": [], "text_b": []}
+    table = pa.table({name: pa.array(columns.get(name, ["x"] * len(pairs)), pa.string()) for name in TERMS.column_names})
+    pq.write_table(table, path)
+    return str(path)
+
+
+def coloured_things() -> list[tuple[str, str]]:
+    """24 meanings in three languages, 72 pairs: a held-out pair is found by knowing both of its words."""
+    words = {language: [f"{colour} {thing}" for colour, thing in itertools.product(NUMBERS[language], THINGS[language])]
+             for language in NUMBERS}
+    return [pair for a, b in itertools.combinations(words, 2) for pair in zip(words[a], words[b], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def terms_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_terms(tmp_path_factory.mktemp("terms") / "terms.parquet", coloured_things())
+
+
+# ---------------------------------------------------------------- reading
+def test_a_pair_counts_once_whichever_way_round_and_never_with_itself(tmp_path):
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("b", "a"), ("a", "b"), ("b", "a"), ("c", "c"), ("c", "a")])])
+    assert terms.texts.to_pylist() == ["a", "b", "c"]
+    assert [terms.texts_at(pair) for pair in terms.pair_N2] == [["a", "b"], ["c", "a"]]
+    assert [sorted(terms.partners_of(text)) for text in range(3)] == [[1, 2], [0], [0]]
+
+
+def test_the_order_of_files_and_rows_changes_nothing(tmp_path):
+    pairs = coloured_things()
+    forward = read_text_pairs([write_terms(tmp_path / "a", pairs[:30]), write_terms(tmp_path / "b", pairs[30:])])
+    backward = read_text_pairs([write_terms(tmp_path / "c", pairs[::-1])])
+    np.testing.assert_array_equal(forward.pair_N2, backward.pair_N2)
+    assert forward.texts.equals(backward.texts)
+
+
+def test_held_out_rows_are_never_trained_on_and_nothing_gets_lost():
+    trained, held = split_rows(1000, TextPairsConfig(holdout_share=0.1, holdout_most=60))
+    assert len(held) == 60
+    assert sorted([*trained, *held]) == list(range(1000))
+
+
+# ---------------------------------------------------------------- batches
+def test_pairs_that_share_a_text_or_are_known_partners_never_meet(tmp_path):
+    chain = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")]  # a-b and c-d share none, but b-c is known
+    terms = read_text_pairs([write_terms(tmp_path / "t", chain)])
+    batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}
+               for batch in batches_apart(terms, np.arange(5), batch=8)]
+    assert batches == [{"ab", "de", "xy"}, {"bc"}, {"cd"}]
+
+
+@pytest.mark.parametrize("batch", [2, 5, 24])
+def test_every_pair_is_dealt_out_once_and_nothing_in_a_batch_is_a_false_negative(terms_file, batch):
+    terms = read_text_pairs([terms_file])
+    rows = np.random.default_rng(1).permutation(len(terms))
+    batches = list(batches_apart(terms, rows, batch))
+    assert sorted(row for rows in batches for row in rows) == list(range(72))
+    assert max(map(len, batches)) == batch
+    known = {tuple(pair) for pair in terms.pair_N2} | {tuple(pair[::-1]) for pair in terms.pair_N2}
+    for rows in batches:
+        for (a, p), (b, q) in itertools.combinations(terms.pair_N2[rows].tolist(), 2):
+            assert len({a, p, b, q}) == 4
+            assert not {(a, q), (b, p), (a, b), (p, q)} & known
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_ranks_take_equally_many_batches_and_share_no_pair(terms_file, count):
+    terms = read_text_pairs([terms_file])
+    shares = [batches_of_rank(terms, np.arange(72), 10, Ranks(rank, count), np.random.default_rng(7)) for rank in range(count)]
+    assert len({len(share) for share in shares}) == 1
+    rows = [row for share in shares for batch in share for row in batch]
+    assert len(rows) == len(set(rows)) >= 60
+
+
+def test_each_epoch_deals_anew(terms_file):
+    terms, order = read_text_pairs([terms_file]), np.random.default_rng(7)
+    first, second = (batches_of_rank(terms, np.arange(72), 10, Ranks(), order) for _ in range(2))
+    assert {tuple(sorted(batch)) for batch in first} != {tuple(sorted(batch)) for batch in second}
+
+
+def test_one_text_in_most_pairs_does_not_hold_up_the_rest(tmp_path):
+    hub = [("hub", f"h{number}") for number in range(300)] + [(f"a{number}", f"b{number}") for number in range(100)]
+    terms = read_text_pairs([write_terms(tmp_path / "t", hub)])
+    batches = list(batches_apart(terms, np.random.default_rng(0).permutation(400), 20))
+    assert sum(map(len, batches)) == 400
+    assert max(map(len, batches)) == 20
+
+
+# ---------------------------------------------------------------- loss and rate
+def test_the_loss_is_cross_entropy_over_scaled_cosines():
+    anchors, positives = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+    loss = MultipleNegativesRankingLoss(torch.nn.Module(), scale=20.0).compute_loss_from_embeddings([anchors, positives], None)
+    half = math.sqrt(0.5)  # cosines by hand: [[1, .707], [0, .707]]
+    first, second = -math.log(1 / (1 + math.exp(20 * half - 20))), -math.log(1 / (1 + math.exp(-20 * half)))
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0, 0), (0.05, 0.5), (0.1, 1), (0.55, 0.5), (1, 0)])
+def test_the_rate_climbs_over_the_first_tenth_and_then_falls_to_zero(progress, factor):
+    assert rate_factor(progress, 0.1) == pytest.approx(factor)
+
+
+def test_without_warm_up_the_rate_starts_at_its_peak():
+    assert rate_factor(0, 0) == 1
+
+
+class Table:
+    """An encoder that looks its vectors up."""
+
+    def __init__(self, vectors: dict[str, list[float]]) -> None:
+        self.vectors = vectors
+
+    def encode(self, texts, **_):
+        table = np.array([self.vectors[text] for text in texts])
+        return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def test_recall_at_1_by_hand(tmp_path):
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "p"), ("a", "q"), ("b", "r"), ("c", "s")])])
+    table = Table({"a": [1, 0], "p": [3, 1], "q": [9, 1], "b": [0, 1], "r": [1, 1], "c": [-1, 1], "s": [1, -1]})
+    # a finds p (the nearer q is right too and does not compete) and q; b finds r; c is nearest to r, not to s.
+    assert recall_at_1(table, terms, np.arange(4)) == 0.75
+    assert recall_at_1(table, terms, np.arange(0)) is None
+    same = Table({text: [1, 1] for text in "apqbrcs"})
+    assert recall_at_1(same, terms, np.array([0, 2])) == 0  # equal vectors are no hit
+
+
+# ---------------------------------------------------------------- training
+@pytest.fixture(scope="module")
+def trained(terms_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders") / "alone"
+    facts = train_text_encoder(Ranks(), files=[terms_file], encoder=ENCODER, pairs=TRAINING, folder=str(folder),
+                               lineage={"terms_version": 3})
+    return folder, facts
+
+
+def test_training_lets_held_out_translations_find_each_other(trained):
+    _, facts = trained
+    assert facts["held_out"] == 10
+    assert facts["pairs"] == 62
+    assert min(facts["seen"]) >= 60  # a pair left without a partner sits an epoch out
+    assert facts["loss"][-1] < facts["loss"][0] / 2
+    assert facts["recall_at_1_after"] >= 0.7 > 0.3 >= facts["recall_at_1_before"]
+
+
+def test_the_folder_holds_the_encoder_and_its_facts(trained):
+    folder, facts = trained
+    assert read_facts(folder) == facts
+    assert facts["terms_version"] == 3
+    assert facts["width"] == 512 == load_text_encoder(folder).get_embedding_dimension()
+
+
+def test_the_same_seed_gives_the_same_encoder_and_another_seed_another(trained, terms_file, tmp_path):
+    _, facts = trained
+    def again(**changed):
+        return train_text_encoder(Ranks(), files=[terms_file], encoder=ENCODER, pairs={**TRAINING, **changed},
+                                  folder=str(tmp_path / "again"))
+    assert again()["fingerprint"] == facts["fingerprint"]
+    assert again(seed=1)["fingerprint"] != facts["fingerprint"]
+
+
+def test_two_horovod_ranks_train_one_encoder(spark, terms_file, tmp_path):
+    folder = tmp_path / "two"
+    arguments = {"files": [terms_file], "encoder": ENCODER, "pairs": {**TRAINING, "epochs": 16}, "folder": str(folder)}
+    first, second = run_ranks(spark, train_text_encoder, arguments, 2)
+    assert first == second == read_facts(folder)
+    assert first["recall_at_1_after"] >= 0.7
+    assert min(first["seen"]) >= 50  # of 62: a last batch without a partner on the other rank is left out
+    assert not list(tmp_path.glob(".two-*"))  # one rank wrote, and left nothing behind
+
+
+def test_no_epoch_keeps_the_base_as_it_is(trained, tmp_path):
+    folder, facts = trained
+    empty = write_terms(tmp_path / "t", [])
+    kept = train_text_encoder(Ranks(), files=[empty], encoder={"base": str(folder)}, pairs={"epochs": 0},
+                              folder=str(tmp_path / "kept"))
+    assert kept["fingerprint"] == facts["fingerprint"]
+    assert kept["loss"] == []
+    assert kept["recall_at_1_after"] is None
+
+
+def test_a_base_is_trained_further(trained, terms_file, tmp_path):
+    folder, facts = trained
+    further = train_text_encoder(Ranks(), files=[terms_file], encoder={"base": str(folder)},
+                                 pairs={**TRAINING, "epochs": 1, "learning_rate": 1e-4}, folder=str(tmp_path / "further"))
+    assert further["fingerprint"] != facts["fingerprint"]
+    assert further["loss"][0] < facts["loss"][0] / 2
+
+
+# ---------------------------------------------------------------- bad input
+@pytest.mark.parametrize(("base", "epochs", "rows", "says"), [
+    (None, 0, 10, "epochs: 0 and no text_encoder.base, which gives random vectors"),
+    (None, 3, 0, "found no pair of texts; .*bring pairs .*or name a trained model in text_encoder.base"),
+    (None, 0, 0, "found no pair of texts"),
+    ("somewhere", 3, 0, "found 3 and no pair of texts; .*text_pairs.epochs=0 to use text_encoder.base")])
+def test_random_vectors_are_refused(base, epochs, rows, says):
+    with pytest.raises(ConfigError, match=says):
+        require_trainable(TextEncoderConfig(base=base), TextPairsConfig(epochs=epochs), rows)
+
+
+@pytest.mark.parametrize(("base", "epochs", "rows"), [(None, 1, 10), ("somewhere", 0, 0), ("somewhere", 2, 10)])
+def test_what_can_be_trained_or_kept_passes(base, epochs, rows):
+    require_trainable(TextEncoderConfig(base=base), TextPairsConfig(epochs=epochs), rows)
+
+
+def test_pairs_too_alike_for_a_batch_say_so(tmp_path):
+    alike = write_terms(tmp_path / "t", [("a", "b"), ("b", "c"), ("a", "c")])
+    with pytest.raises(ContractError, match=r"3 pairs to train on, too few or too alike .*bring more pairs"):
+        train_text_encoder(Ranks(), files=[alike], encoder=ENCODER, pairs={"epochs": 1}, folder=str(tmp_path / "f"))
+
+
+def test_a_rate_that_diverges_is_named(terms_file, tmp_path):
+    with pytest.raises(ConfigError, match=r"text_pairs.learning_rate: found 1e\+38, with which the loss became nan"):
+        train_text_encoder(Ranks(), files=[terms_file], encoder=ENCODER, folder=str(tmp_path / "f"),
+                           pairs={**TRAINING, "learning_rate": 1e38})
+    assert not (tmp_path / "f").exists()

@@ -1,0 +1,121 @@
+"""The whole weekly run, end to end: through spark-submit, with real Spark, Horovod and Petastorm, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from weekly_runs import NEXT_WEEK, WEEK, submit, write_config
+
+from umair import schema
+from umair.config import load_config
+from umair.job import Config
+from umair.storage import Store
+from umair.world.draw import draw_world
+
+KEYS = {"illustrations": ["illust_id"], "users": ["user_id"], "tags": ["tag"],
+        "events": ["user_index", "illust_index", "kind", "at"], "image_vectors": ["illust_id", "encoder"],
+        "text_vectors": ["text", "encoder"], "window_train": ["user_index", "illust_index"],
+        "window_valid": ["user_index", "illust_index"], "window_test": ["user_index", "illust_index"]}
+# Each pattern is a moment at which a kill hurts: in the middle of a step, or between a commit and the ledger.
+KILLS = (r"ingest_tables \S+: start", r"events: version", r"pretrain_image_encoder .*start", r"finetune_text_encoder .*start",
+         r"image_vectors: version", r"text_vectors: version", r"window_valid: version", r"train_ranker .*start",
+         r"evaluate_ranker .*start")
+
+
+def rows_of(store: Store, table: str) -> list[tuple[object, ...]]:
+    """Every key of a table's newest version, sorted; duplicates stay."""
+    columns = ds.dataset(list(store.snapshot(table).files)).to_table(columns=KEYS[table]).to_pydict()
+    return sorted(zip(*columns.values(), strict=True), key=str)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world, and a first week that was killed nine times on its way."""
+    path = write_config(tmp_path_factory.mktemp("weekly"))
+    loaded = load_config(path, [], Config)
+    draw_world(loaded.world, Path(loaded.raw.folder), workers=2)
+    for pattern in KILLS:
+        assert submit("weekly", path, WEEK, kill_at=pattern).killed, f"the run ended before {pattern}"
+    run = submit("weekly", path, WEEK)
+    assert run.code == 0, run.text[-4000:]
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(config: Path) -> Store:
+    return Store(load_config(config, [], Config).root)
+
+
+def test_killed_at_every_step_it_finishes_without_lost_or_doubled_rows(config: Path, store: Store) -> None:
+    for table in KEYS:
+        rows = rows_of(store, table)
+        assert len(rows) == len(set(rows)), f"doubled rows in {table}"
+    raw = load_config(config, [], Config).raw
+    illustrations = {row[0] for row in rows_of(store, "illustrations")}
+    embedded = {row[0] for row in rows_of(store, "image_vectors")}
+    rejected = ds.dataset(list(store.snapshot(schema.IMAGE_REJECTS).files)).to_table().column("key").to_pylist()
+    assert len(rejected) == len(set(rejected))
+    assert embedded | {int(key) for key in rejected} == illustrations
+    assert Path(raw.folder).is_dir()
+
+
+def test_report_names_every_promised_figure(store: Store) -> None:
+    report = json.loads((store.root / "report" / "report.json").read_text(encoding="utf-8"))
+    promised = {"auc", "log_loss", "gauc", "ceiling_auc", "popularity_auc", "id_only_auc", "cold_auc", "cold_ceiling_auc",
+                "cold_id_only_auc", "rows", "ranks", "versions", "seconds"}
+    assert promised <= set(report)
+    assert report["rows"] == store.snapshot("window_test").rows
+    assert report["ranks"] == 2
+    assert 0.5 < report["ceiling_auc"] <= 1
+    page = (store.root / "report" / "index.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "") or "src=\"http" not in page
+
+
+def test_a_finished_week_does_nothing_and_says_so(config: Path, store: Store) -> None:
+    before = {table: store.snapshot(table).version for table in KEYS}
+    started = time.monotonic()
+    run = submit("weekly", config, WEEK)
+    assert run.code == 0
+    assert f"week {WEEK} is finished for this configuration: nothing to do" in run.text
+    assert json.loads(run.text.strip().splitlines()[-1])["steps_run"] == []
+    assert time.monotonic() - started < 60  # no Spark, no ranks; a machine's speed is not tested here
+    assert {table: store.snapshot(table).version for table in KEYS} == before
+
+
+def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> None:
+    vectors = store.snapshot("image_vectors")
+    texts = store.snapshot("text_vectors")
+    seen = set(rows_of(store, "illustrations"))
+    old_tags = {row[0] for row in rows_of(store, "tags")}
+    run = submit("weekly", config, NEXT_WEEK)
+    assert run.code == 0, run.text[-4000:]
+    added = [file for file in store.snapshot("image_vectors").files if file not in vectors.files]
+    new_ids = [id_ for file in added for id_ in pq.read_table(file).column("illust_id").to_pylist()]
+    new = set(rows_of(store, "illustrations")) - seen
+    assert new, "the world publishes every week"
+    assert set(new_ids) <= {row[0] for row in new}
+    assert len(new_ids) == len(set(new_ids)) > 0
+    added_texts = [file for file in store.snapshot("text_vectors").files if file not in texts.files]
+    new_texts = {text for file in added_texts for text in pq.read_table(file).column("text").to_pylist()}
+    assert not new_texts & old_tags
+    assert "pretrain_image_encoder" not in json.loads(run.text.strip().splitlines()[-1])["steps_run"]
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["trainin.epochs=1"], "unknown key 'trainin'.*did you mean 'training'"),
+    (["training.epochs=many"], "key 'training.epochs'.*valid integer"),
+    (["raw.folder=nowhere"], "nowhere"),
+])
+def test_bad_input_gives_one_clear_line_and_exit_code_2(config: Path, store: Store, overrides: list[str], said: str) -> None:
+    before = {table: store.snapshot(table).version for table in KEYS}
+    run = submit("ingest_tables", config, NEXT_WEEK, *overrides)
+    assert run.code == 2
+    assert "Traceback" not in run.text
+    assert re.search(said, run.text), run.text
+    assert {table: store.snapshot(table).version for table in KEYS} == before

@@ -1,0 +1,168 @@
+"""What a Spark Python worker does with pictures: read and decode in threads, one batch ahead of the encoder.
+
+B pictures of a batch. Nothing here starts Spark; `embed_frames` is what `mapInPandas` calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from pyspark import TaskContext
+
+from umair.config import Section
+from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
+from umair.picture import RGB, PictureError, PictureLimits, decode_picture, read_picture
+
+EMBEDDED = ("illust_id bigint, illust_index int, state string, reason string, semantic array<float>, style array<float>, "
+            "sha256 string, rule string, value string, partition int, read_seconds double, decode_seconds double, "
+            "encode_seconds double")  # rule and value are null where there are vectors; seconds are this row's share
+
+
+class EmbedImagesConfig(Section):
+    """How pictures are embedded, and how many unreadable ones a run puts up with."""
+
+    batch: int = Field(64, gt=0, le=1024)  # pictures of a forward pass; also of an Arrow batch
+    threads: int = Field(4, gt=0)  # that read and decode, in each Spark task
+    torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
+    partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
+    device: Literal["cpu", "cuda"] = "cpu"
+    max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
+    reject_allowance: int = Field(10, ge=0)  # so many never stop it: one bad picture in a quiet week is no disaster
+    retry_rejects: bool = False  # try again what was set aside before, though it has not changed
+    limits: PictureLimits = PictureLimits()
+
+
+Vectors = NDArray[np.float32]
+
+
+class Loaded(NamedTuple):
+    """A picture read and decoded, or the rule that it broke."""
+
+    picture: RGB | None
+    sha256: str | None
+    rule: str | None
+    value: str | None
+    read_seconds: float
+    decode_seconds: float
+
+
+class Outcome(NamedTuple):
+    """A picture's two vectors, or the rule that it broke."""
+
+    semantic: Vectors | None
+    style: Vectors | None
+    rule: str | None
+    value: str | None
+
+
+Started = tuple[pd.DataFrame, list[Future[Loaded]]]
+
+
+def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: str, image_root: str,
+                 config: EmbedImagesConfig) -> Iterator[pd.DataFrame]:
+    """Frames with illust_id, illust_index, image, image_content, state, reason -> frames with the columns of EMBEDDED.
+
+    While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
+    """
+    with ThreadPoolExecutor(config.threads, thread_name_prefix="decode") as threads:
+        encoder = functools.partial(open_encoder, folder, fingerprint, config.device, config.torch_threads)
+
+        def start(batch: pd.DataFrame) -> Started:
+            load = functools.partial(load_picture, image_root, size=encoder().picture_size, limits=config.limits)
+            return batch, [threads.submit(load, image, content)
+                           for image, content in zip(batch["image"], batch["image_content"], strict=True)]
+
+        for batch, coming in one_ahead(map(start, _batches(frames, config.batch))):
+            yield encode_batch(batch, [future.result() for future in coming], encoder())
+
+
+def one_ahead(started: Iterator[Started]) -> Iterator[Started]:
+    """Hands each batch out only when the next one has been drawn, and with that its threads started."""
+    ready = next(started, None)
+    while ready is not None:
+        coming = next(started, None)
+        yield ready
+        ready = coming
+
+
+@functools.lru_cache(maxsize=1)
+def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int) -> ImageEncoder:  # noqa: ARG001  the key
+    """The encoder in `folder`, loaded once in this Python worker; another `fingerprint` is another encoder."""
+    torch.set_num_threads(torch_threads)
+    return load_image_encoder(folder).to(device_of_task(device))
+
+
+def device_of_task(device: str) -> str:
+    """cpu, or the GPU that Spark gave this task."""
+    if device == "cpu":
+        return device
+    task = TaskContext.get()
+    given = task.resources().get("gpu") if task else None
+    return f"cuda:{given.addresses[0]}" if given else device
+
+
+def load_picture(image_root: str, image: str | None, content: bytes | None, *, size: int, limits: PictureLimits) -> Loaded:
+    """Reads the picture, unless its bytes are given, and decodes it; a PictureError becomes its rule and value."""
+    started = read = time.perf_counter()
+    digest = None
+    try:
+        if content is None:
+            content = read_picture(image_root, str(image), limits)
+        read, digest = time.perf_counter(), hashlib.sha256(content).hexdigest()
+        picture = decode_picture(content, size, limits)
+    except PictureError as error:
+        return Loaded(None, digest, error.rule, error.value, read - started, time.perf_counter() - read)
+    return Loaded(picture, digest, None, None, read - started, time.perf_counter() - read)
+
+
+def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder) -> pd.DataFrame:
+    """One output row for each input row: vectors rounded to fp16, or the rule that the picture or its vectors broke."""
+    started, outcomes = time.perf_counter(), [Outcome(None, None, one.rule, one.value) for one in loaded]
+    readable = {row: one.picture for row, one in enumerate(loaded) if one.picture is not None}
+    if readable:
+        vectors = encode(encoder, np.stack(list(readable.values())))
+        for row, semantic_S, style_Y in zip(readable, *vectors, strict=True):
+            outcomes[row] = judge(semantic_S, style_Y)
+    seconds = (time.perf_counter() - started) / max(1, len(readable))
+    task = TaskContext.get()
+    given = {name: batch[name].array for name in ("illust_id", "illust_index", "state", "reason")}
+    vectors_and_rules = {name: [getattr(outcome, name) for outcome in outcomes] for name in Outcome._fields}
+    return pd.DataFrame({
+        **given, **vectors_and_rules, "sha256": [one.sha256 for one in loaded],
+        "partition": task.partitionId() if task else 0, "read_seconds": [one.read_seconds for one in loaded],
+        "decode_seconds": [one.decode_seconds for one in loaded],
+        "encode_seconds": [seconds if one.picture is not None else 0.0 for one in loaded]})
+
+
+def encode(encoder: ImageEncoder, pictures_BHWC: RGB) -> tuple[Vectors, Vectors]:
+    """semantic_BS and style_BY, rounded to fp16 and held as float32; beyond fp16's range they are infinite."""
+    with torch.inference_mode():
+        vectors = encoder(to_pixels(pictures_BHWC).to(encoder.pixel_mean.device))
+    semantic_BS, style_BY = (vector.half().float().cpu().numpy() for vector in vectors)
+    return semantic_BS, style_BY
+
+
+def judge(semantic_S: Vectors, style_Y: Vectors) -> Outcome:
+    """The vectors, unless one of them says nothing: not finite, or zero in every place."""
+    for name, vector in (("semantic", semantic_S), ("style", style_Y)):
+        if not np.isfinite(vector).all():
+            return Outcome(None, None, "vector_not_finite", name)
+        if not vector.any():
+            return Outcome(None, None, "vector_all_zero", name)
+    return Outcome(semantic_S, style_Y, None, None)
+
+
+def _batches(frames: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
+    for frame in frames:
+        for start in range(0, len(frame), rows):
+            yield frame.iloc[start:start + rows]

@@ -1,0 +1,241 @@
+"""Which pictures are new or changed, their vectors and rejects, and how the two tables take them up.
+
+`image_vectors` holds one row an illustration and encoder, `image_rejects` one an illustration and rule. A week that only
+adds pictures appends to them; one in which pictures changed replaces the tables, as a changed picture's old row must go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+from pyspark.storagelevel import StorageLevel
+
+from umair.embedding.image_worker import EMBEDDED, embed_frames
+from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
+from umair.errors import ClusterError, ContractError
+from umair.picture import PictureError, resolve_below
+from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS, REJECTS
+from umair.storage import read_facts
+
+PHASES = ("read", "decode", "encode")
+REASONS = ("new", "changed", "retried")  # why a picture is embedded
+HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
+ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+TASKS_A_SLOT = 4  # evens out partitions of large and small pictures
+
+
+class Update(NamedTuple):
+    """What a table should take up: rows to append, or all rows that it should have."""
+
+    frame: DataFrame
+    append: bool
+
+
+class EmbeddedPictures(NamedTuple):
+    """What one run made, not yet committed: updates by table, to be committed in this order, and counts and seconds."""
+
+    updates: dict[str, Update]
+    facts: dict[str, Any]
+
+
+def count_pictures(illustrations: DataFrame) -> dict[str, int]:
+    """How many illustrations have a picture, as a path or as bytes, and how many have none."""
+    counted = illustrations.selectExpr("count(*) AS all", f"count_if({HAS_PICTURE}) AS pictured").first()
+    assert counted is not None
+    return {"with_picture": counted["pictured"], "without_picture": counted["all"] - counted["pictured"]}
+
+
+def current_vectors(image_vectors: DataFrame, encoder: str) -> DataFrame:
+    """One row an illustration: its vectors by this encoder. No tie to break: a changed picture's old row was removed."""
+    return image_vectors.filter(F.col("encoder") == encoder)
+
+
+def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, image_root: str,
+                      encoder: str, *, retry_rejects: bool = False) -> DataFrame:
+    """illust_id, illust_index, image, image_content, state, reason of pictures that this encoder has not tried as they are.
+
+    `state` is path|bytes|modification time in ns of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
+    or retried. An illustration without path and bytes has no picture, which is no fault: it is left out.
+    """
+    pictures = with_state(illustrations.filter(HAS_PICTURE), image_root)
+    tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
+    retried = "'retried'" if retry_rejects else "NULL"
+    return tried.withColumn("reason", F.expr(f"""
+        CASE WHEN embedded IS NULL THEN 'new'
+             WHEN array_contains(embedded, state) THEN NULL
+             WHEN array_contains(rejected, state) AND size(embedded) = 0 THEN {retried}
+             ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected")
+
+
+def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
+    """illust_id, illust_index, image, image_content and the picture's present `state`; files are looked at, not read."""
+    look = F.udf(functools.partial(_file_state, image_root), "string", useArrow=True)
+    of_bytes = F.concat(F.lit("sha256|"), F.sha2("image_content", 256))
+    state = F.when(F.col("image_content").isNotNull(), of_bytes).otherwise(look.asNondeterministic()("image"))  # else Spark may look twice
+    return pictures.select("illust_id", "illust_index", "image", "image_content", state.alias("state"))
+
+
+def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config: EmbedImagesConfig) -> DataFrame:
+    """The columns of `image_worker.EMBEDDED` for each row of `pictures_to_embed`; not run yet."""
+    partitions = config.partitions or TASKS_A_SLOT * todo.sparkSession.sparkContext.defaultParallelism
+    work = functools.partial(embed_frames, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
+                             image_root=image_root, config=config)
+    return todo.repartition(partitions, "illust_id").mapInPandas(work, EMBEDDED)
+
+
+@contextlib.contextmanager
+def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, folder: Path | str,
+                      image_root: str, config: EmbedImagesConfig) -> Iterator[EmbeddedPictures]:
+    """Embeds every row of `pictures_to_embed` once and holds the result on the executors' disks inside the `with` block.
+
+    Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
+    """
+    spark, encoder = todo.sparkSession, read_facts(Path(folder))["fingerprint"]
+    require_device(spark, config.device)
+    with _arrow_rows(spark, config.batch):
+        embedded = embed_pictures(todo, folder, image_root, config).persist(StorageLevel.DISK_ONLY)
+        try:
+            facts = _count(embedded)  # this runs it
+            _require_few_rejects(facts, embedded, config)
+            yield EmbeddedPictures(_updates(embedded, vectors, rejects, encoder, facts), facts)
+        finally:
+            embedded.unpersist()
+
+
+def require_device(spark: SparkSession, device: str) -> None:
+    """Raises ClusterError when the configuration asks for a GPU and a Spark task sees none."""
+    if device == "cpu":
+        return
+    visible = spark.sparkContext.parallelize([0], 1).map(_visible_gpus).first()
+    if not visible:
+        raise ClusterError("embed_images.device=cuda", "no GPU in a Spark task", "at least one that torch can use",
+                           "submit with spark.task.resource.gpu.amount=1 and a discovery script, or set "
+                           "embed_images.device=cpu")
+
+
+# ---------------------------------------------------------------- what is known of a picture
+def _file_state(image_root: str, image: str | None) -> str | None:
+    if image is None:
+        return None
+    try:
+        found = os.stat(resolve_below(image_root, image))
+    except (PictureError, OSError):
+        return f"{image}|unreadable"
+    return f"{image}|{found.st_size}|{found.st_mtime_ns}"
+
+
+def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str) -> DataFrame:
+    """illust_id, embedded, rejected: the states in which this encoder embedded or rejected it, as arrays."""
+    tried = pictures.sparkSession.createDataFrame([], "illust_id bigint, embedded string, rejected string")
+    if vectors is not None:
+        tried = tried.union(current_vectors(vectors, encoder).selectExpr("illust_id", "state", "NULL"))
+    if rejects is not None:
+        own = rejects.filter(_by_encoder(encoder))
+        tried = tried.union(own.selectExpr("CAST(key AS BIGINT)", "NULL", f"substring(state, {len(encoder) + 2})"))
+    return tried.groupBy("illust_id").agg(F.collect_set("embedded").alias("embedded"),
+                                          F.collect_set("rejected").alias("rejected"))
+
+
+def _by_encoder(encoder: str) -> Any:
+    """A reject's state is encoder|picture state: what one encoder could not use, another may."""
+    return (F.col("table") == ILLUSTRATIONS.name) & F.col("state").startswith(f"{encoder}|")
+
+
+# ---------------------------------------------------------------- what came of it
+def _count(embedded: DataFrame) -> dict[str, Any]:
+    """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition."""
+    sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
+    groups = embedded.groupBy("partition", "reason", "rule").agg(F.count("*").alias("rows"), *sums).collect()
+    rejected = [group for group in groups if group["rule"] is not None]
+    by_partition = {name: _sum_by("partition", name, groups) for name in ("rows", *PHASES)}
+    return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},
+            "rejects": _sum_by("rule", "rows", rejected),
+            "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
+            "seconds": {phase: round(sum(by_partition[phase].values()), 3) for phase in PHASES},
+            "partitions": [{name: round(sums[partition], 3) for name, sums in by_partition.items()}
+                           for partition in sorted(by_partition["rows"])]}
+
+
+def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:
+    sums: Counter[Any] = Counter()
+    for group in groups:
+        sums[group[key]] += group[value]
+    return dict(sums)
+
+
+def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: EmbedImagesConfig) -> None:
+    """What was retried counts neither way: it was put up with before."""
+    tried, rejects = facts["rows"]["new"] + facts["rows"]["changed"], facts["fresh_rejects"]
+    allowed = max(config.reject_allowance, math.floor(config.max_reject_share * tried))
+    if rejects <= allowed:
+        return
+    first = embedded.filter("rule IS NOT NULL AND reason <> 'retried'").orderBy("illust_id").first()
+    assert first is not None
+    rule = max(facts["rejects"], key=facts["rejects"].__getitem__)
+    raise ContractError("image_vectors", f"{rejects} of {tried} pictures that cannot be embedded, most by rule {rule} "
+                        f"({facts['rejects'][rule]}); first: illust_id {first['illust_id']}, {first['rule']}, "
+                        f"{first['value']}",
+                        f"at most {allowed} (embed_images.max_reject_share {config.max_reject_share}, never below "
+                        f"embed_images.reject_allowance {config.reject_allowance})",
+                        "mend the pictures below raw.image_root, or raise the share; nothing was committed")
+
+
+def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str, facts: dict[str, Any]
+             ) -> dict[str, Update]:
+    """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
+    fresh = {
+        IMAGE_REJECTS: embedded.filter("rule IS NOT NULL").selectExpr(
+            f"'{ILLUSTRATIONS.name}' AS table", "CAST(illust_id AS STRING) AS key", "rule", "value",
+            f"concat('{encoder}|', state) AS state"),
+        IMAGE_VECTORS.name: embedded.filter("rule IS NULL").withColumn("encoder", F.lit(encoder))
+                                    .select(*IMAGE_VECTORS.column_names)}
+    known = {IMAGE_REJECTS: rejects, IMAGE_VECTORS.name: vectors}
+    if facts["rows"]["changed"] or facts["rows"]["retried"]:
+        kept = _without_revised(embedded, vectors, rejects, encoder)
+        return {name: Update(frame.union(kept[name]) if name in kept else frame, False) for name, frame in fresh.items()}
+    rejected = sum(facts["rejects"].values())
+    added = {IMAGE_REJECTS: rejected, IMAGE_VECTORS.name: facts["rows"]["new"] - rejected}
+    return {name: Update(frame, True) for name, frame in fresh.items() if added[name] or known[name] is None}
+
+
+def _without_revised(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str
+                     ) -> dict[str, DataFrame]:
+    """The tables as they are, less this encoder's rows of pictures that were embedded again."""
+    revised = embedded.filter("reason <> 'new'").select("illust_id")
+    kept = {}
+    if vectors is not None:
+        again = revised.withColumn("encoder", F.lit(encoder))
+        kept[IMAGE_VECTORS.name] = vectors.join(again, ["illust_id", "encoder"], how="left_anti")
+    if rejects is not None:
+        again = revised.selectExpr("CAST(illust_id AS STRING) AS key")
+        others = rejects.filter(~_by_encoder(encoder))
+        kept[IMAGE_REJECTS] = rejects.filter(_by_encoder(encoder)).join(again, "key", how="left_anti").unionByName(others)
+    return {name: frame.select(*columns) for name, columns in
+            ((IMAGE_VECTORS.name, IMAGE_VECTORS.column_names), (IMAGE_REJECTS, REJECTS.column_names))
+            if (frame := kept.get(name)) is not None}
+
+
+def _visible_gpus(_: int) -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextlib.contextmanager
+def _arrow_rows(spark: SparkSession, rows: int) -> Iterator[None]:
+    """Arrow batches of so many rows: ten thousand, the default, exceed 2 GiB when the rows carry pictures."""
+    before = spark.conf.get(ARROW_ROWS)
+    spark.conf.set(ARROW_ROWS, str(rows))
+    try:
+        yield
+    finally:
+        spark.conf.set(ARROW_ROWS, str(before))

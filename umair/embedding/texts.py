@@ -1,0 +1,115 @@
+"""Text embedding over Spark: each distinct tag (and title) once for each encoder, however often it is used.
+
+Texts reach the encoder through `clean_text`: NFKC, control characters as blanks, cut to 4,096 characters, then to
+the encoder's number of tokens. `text_vectors.text` keeps the original string. A text with nothing visible in it gets no
+vector: it stands for no text at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from pydantic import Field
+
+from umair.config import Section
+from umair.errors import ClusterError, ContractError
+from umair.model.text_encoder import clean_text, load_text_encoder
+from umair.schema import TEXT_VECTORS
+from umair.storage import read_facts
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    Frames = Iterable[pd.DataFrame]
+
+VISIBLE = r"[^\p{C}\p{Z}\s]"  # at least one character that is neither control, format, unassigned nor a blank
+
+
+class EmbedTextsConfig(Section):
+    """How texts are embedded; the vectors do not depend on it."""
+
+    include_titles: bool = False  # the paper's text vector is the mean of the tags' alone
+    batch: int = Field(256, gt=0)  # texts encoded together
+    partitions: int = Field(0, ge=0)  # Spark tasks; 0 = as many as run at once
+    threads: int = Field(1, ge=1)  # of torch, in each task
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: each task takes its GPU from Spark
+
+
+def texts_to_embed(tags: DataFrame, illustrations: DataFrame, vectors: DataFrame | None, encoder: str,
+                   config: EmbedTextsConfig) -> DataFrame:
+    """`text string`: distinct visible tags, and titles if asked for, that have no vector of this encoder yet.
+
+    `encoder` is a fingerprint. `vectors` is the text_vectors table, or None before its first version.
+    """
+    texts = tags.selectExpr("tag AS text")
+    if config.include_titles:
+        texts = texts.union(illustrations.selectExpr("title AS text"))
+    visible = texts.filter(texts.text.rlike(VISIBLE)).distinct()
+    if vectors is None:
+        return visible
+    return visible.join(vectors.filter(vectors.encoder == encoder).select("text"), on="text", how="left_anti")
+
+
+def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) -> DataFrame:
+    """text -> the rows of `text_vectors`, by the encoder in `folder`, which all nodes see.
+
+    Raises StorageError when the folder is not whole; the tasks raise ClusterError without the GPU that was asked for and
+    ContractError for a vector that is zero or not finite.
+    """
+    encoder = read_facts(Path(folder))["fingerprint"]
+    partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
+    work: Callable[[Frames], Frames] = partial(embed_frames, folder=str(folder), encoder=encoder, config=config)
+    return texts.repartition(partitions).mapInPandas(work, schema=TEXT_VECTORS.columns)
+
+
+def embed_frames(frames: Frames, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pd.DataFrame]:
+    """One Spark task: frames with `text` -> frames with `text`, `vector` (float32, rounded to fp16) and `encoder`."""
+    model = worker_encoder(folder, task_device(config.device), config.threads)
+    for frame in frames:
+        cleaned = [clean_text(text) for text in frame["text"]]
+        vector_ND = model.encode(cleaned, batch_size=config.batch, convert_to_numpy=True, show_progress_bar=False)
+        rounded_ND = _rounded(vector_ND, frame["text"], folder)
+        yield pd.DataFrame({"text": frame["text"], "vector": list(rounded_ND), "encoder": encoder})
+
+
+@lru_cache(maxsize=1)  # a Spark Python worker serves many tasks
+def worker_encoder(folder: str, device: str, threads: int) -> Any:
+    """The encoder, loaded once in each Python worker process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads may deadlock in a forked worker
+    torch.set_num_threads(threads)
+    return load_text_encoder(folder, device)
+
+
+def task_device(device: str) -> str:
+    """cpu, or the GPU that Spark gave to this task. Raises ClusterError when there is none."""
+    if device == "cpu":
+        return device
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    given = context.resources().get("gpu") if context else None
+    index = int(given.addresses[0]) if given else 0
+    if index >= torch.cuda.device_count():
+        raise ClusterError("embed_texts.device", f"cuda, and {torch.cuda.device_count()} visible GPUs on this node",
+                           "a GPU for each task", "submit with spark.task.resource.gpu.amount=1 and a discovery script, "
+                           "or set embed_texts.device=cpu")
+    return f"cuda:{index}"
+
+
+def _rounded(vector_ND: npt.NDArray[np.float32], texts: pd.Series[str], folder: str) -> npt.NDArray[np.float32]:
+    """The vectors rounded to fp16, as float32. Raises ContractError for one that is zero or not finite."""
+    rounded_ND = vector_ND.astype(np.float16).astype(np.float32)
+    useless_N = ~np.isfinite(rounded_ND).all(axis=-1) | ~rounded_ND.any(axis=-1)
+    if useless_N.any():
+        raise ContractError(f"text encoder {folder}", f"{useless_N.sum()} vectors that are zero or not finite, the first "
+                            f"for {texts[useless_N].iloc[0][:80]!r}", "finite vectors", "fine-tune the text encoder again "
+                            "with a lower text_pairs.learning_rate")
+    return rounded_ND

@@ -1,0 +1,159 @@
+"""Rankers over Spark: every test row scored once by every ranker. Nothing of a row's size comes to the driver.
+
+A Python worker opens the rankers and the memory-mapped features at its first batch and keeps them for its life.
+B rows of a batch, M modalities.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from umair.config import fingerprint
+from umair.errors import ContractError
+from umair.model.ranker import Ranker, Scores
+from umair.storage import Store
+from umair.training.checkpoint import load_ranker
+from umair.training.features import COLUMNS, Features, FeatureSource, make_batch, pack_features
+from umair.training.loop import MAIN
+from umair.training.reader import Rows
+
+_KEPT = pa.schema([("user_index", pa.int32()), ("illust_index", pa.int32()), ("label", pa.int32()),
+                   ("illust_views", pa.int32()), ("illust_bookmarks", pa.int32())])
+_WEIGHTS = pa.schema([("has_picture", pa.bool_()), ("contribution", pa.list_(pa.float32())),
+                      ("match", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What a Python worker needs in order to score rows; every node sees these paths."""
+
+    root: str  # of the store
+    source: FeatureSource
+    features: str  # folder for packs, on each node
+    rankers: dict[str, str]  # name -> folder; "main" is one of them
+    batch_rows: int = 2_048
+    threads: int = 1  # of torch, in each Spark task
+
+    @property
+    def key(self) -> str:
+        return fingerprint([self.root, self.source.key, self.features, self.rankers, self.threads])
+
+    def open_features(self) -> Features:
+        """This node's pack, made first when the node has none."""
+        return pack_features(Store(self.root), self.source, Path(self.features))
+
+
+def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -> DataFrame:
+    """Test rows with every ranker's probability.
+
+    user_index, illust_index, label, illust_views, illust_bookmarks int; has_picture boolean; contribution and match
+    array<float>, the weights of the ranker named main (empty where it has none); score_<name> double.
+    """
+    schema = ", ".join(["user_index int, illust_index int, label int, illust_views int, illust_bookmarks int",
+                        "has_picture boolean, contribution array<float>, match array<float>",
+                        *[f"score_{name} double" for name in plan.rankers]])
+    window = spark.read.parquet(*files).select(*COLUMNS)
+    return window.mapInArrow(functools.partial(score_batches, plan=plan), schema)
+
+
+def score_batches(batches: Iterator[pa.RecordBatch], plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
+    """What `mapInArrow` calls: window rows in, the columns of `score_window` out."""
+    scorer = None
+    for batch in batches:
+        scorer = scorer or _open_scorer(plan)
+        for start in range(0, batch.num_rows, plan.batch_rows):
+            yield scorer.score(batch.slice(start, plan.batch_rows))
+
+
+def require_numbers(rows: DataFrame, rankers: Sequence[str]) -> int:
+    """The number of scored rows. Raises ContractError when there is none, or a score is not a number."""
+    broken = [F.sum(F.isnan(f"score_{name}").cast("long")).alias(name) for name in rankers]
+    counts = rows.agg(F.count("*").alias("all_rows"), *broken).collect()[0].asDict()
+    if not counts["all_rows"]:
+        raise ContractError("window_test", "no row", "at least one interaction in the week",
+                            "look at the events of the week, or widen windows.test_days")
+    for name in rankers:
+        if counts[name]:
+            raise ContractError(f"ranker '{name}'", f"{counts[name]} of {counts['all_rows']} scores that are not numbers",
+                                "finite scores", "train it again with a lower learning rate, and look for broken vectors")
+    return int(counts["all_rows"])
+
+
+class _Scorer:
+    """Rankers and features of one Python worker."""
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        torch.set_num_threads(plan.threads)
+        self.device = _device()
+        self.features = plan.open_features()
+        self.rankers: dict[str, Ranker] = {name: load_ranker(Path(folder)).to(self.device).eval()
+                                           for name, folder in plan.rankers.items()}
+
+    @torch.inference_mode()
+    def score(self, window: pa.RecordBatch) -> pa.RecordBatch:
+        rows = rows_of(window)
+        scores = self._scores(rows)
+        columns = [window.column(name).cast(_KEPT.field(name).type) for name in _KEPT.names]
+        columns.append(pa.array(self.features.known["semantic"][rows["illust_index"]]))
+        columns += [_lists(scores[MAIN].contribution_BM, len(window)), _lists(scores[MAIN].match_BM, len(window))]
+        columns += [pa.array(one.logit_B.double().sigmoid().cpu().numpy()) for one in scores.values()]
+        return pa.RecordBatch.from_arrays(columns, [*_KEPT.names, *_WEIGHTS.names, *[f"score_{name}" for name in scores]])
+
+    def _scores(self, rows: Rows) -> dict[str, Scores]:
+        """One batch is made for all rankers that share their buckets."""
+        batches, scores = {}, {}
+        for name, ranker in self.rankers.items():
+            buckets = fingerprint([ranker.config.user_fields, ranker.config.item_fields, ranker.config.tag_buckets])
+            if buckets not in batches:
+                batches[buckets] = make_batch(self.features, rows, ranker.config).to(self.device)
+            scores[name] = ranker(batches[buckets])
+        return scores
+
+
+_OPEN: dict[str, _Scorer] = {}  # the one plan that this Python worker serves
+
+
+def _open_scorer(plan: ScoringPlan) -> _Scorer:
+    if plan.key not in _OPEN:
+        _OPEN.clear()
+        _OPEN[plan.key] = _Scorer(plan)
+    return _OPEN[plan.key]
+
+
+def _device() -> torch.device:
+    """The GPU that Spark gave this task, or the CPU."""
+    context = TaskContext.get()
+    gpus = context.resources().get("gpu") if context else None
+    if gpus is None or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(gpus.addresses[0]) if torch.cuda.device_count() > 1 else 0)
+
+
+def rows_of(window: pa.RecordBatch) -> Rows:
+    """An Arrow batch of a window as numpy columns; lists, all of one length, as matrices."""
+    return {name: _numpy(window.column(name)) for name in window.schema.names}
+
+
+def _numpy(column: pa.Array) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = (column.flatten() if pa.types.is_list(column.type) else column).to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1) if pa.types.is_list(column.type) else values
+
+
+def _lists(weight_BM: torch.Tensor | None, rows: int) -> pa.Array:
+    if weight_BM is None:
+        return pa.array([[]] * rows, pa.list_(pa.float32()))
+    values = weight_BM.float().cpu().numpy()
+    offsets = np.arange(0, values.size + 1, max(1, values.shape[1]), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))

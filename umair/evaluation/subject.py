@@ -1,0 +1,67 @@
+"""What is evaluated: a week's rankers, the exact table versions they were trained on, and what is said of their making."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from umair.evaluation.figures import LAST_WEEK
+from umair.evaluation.scoring import ScoringPlan
+from umair.picture import PictureLimits
+from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, INGEST_REJECTS, USERS, window_table
+from umair.storage import Snapshot, Store, read_facts
+from umair.training.inputs import snapshot_of
+from umair.training.loop import MAIN
+from umair.training.packing import FeatureSource
+from umair.weeks import Week
+
+_COUNTED = ("events", INGEST_REJECTS, IMAGE_REJECTS)  # tables beside those that rankers are trained on
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that `evaluate` reads. `training` is facts.json of the rankers' folder."""
+
+    week: str
+    plan: ScoringPlan
+    files: Mapping[str, Sequence[str]]  # of the tables window_train, window_test, illustrations, users
+    training: dict[str, Any]
+    image_root: str
+    limits: PictureLimits = field(default_factory=PictureLimits)  # of thumbnails
+    rows: dict[str, int] = field(default_factory=dict)  # by table
+    versions: dict[str, int] = field(default_factory=dict)  # by table
+    seconds: dict[str, float] = field(default_factory=dict)  # by finished step
+
+
+def rankers_of(folder: Path, last_week: Path) -> dict[str, str]:
+    """Name -> folder: the ranker, its rivals, and last week's ranker where there is one that reads the same vectors."""
+    facts = read_facts(folder)
+    rankers = {MAIN: str(folder / MAIN), **{name: str(folder / name) for name in facts["rankers"] if name != MAIN}}
+    if not (last_week / "facts.json").is_file():
+        return rankers
+    before = read_facts(last_week)["features"]
+    same = all(before[name] == facts["features"][name] for name in ("image_encoder", "text_encoder", "widths"))
+    return {**rankers, LAST_WEEK: str(last_week / MAIN)} if same else rankers
+
+
+def subject_of(store: Store, week: Week, rankers: dict[str, str], features: Path, batch_rows: int, threads: int,
+               **told: Any) -> Subject:
+    """The subject of one week. `told` goes on to Subject: image_root, limits, seconds.
+
+    Raises StorageError for a missing table or ranker.
+    """
+    training = read_facts(Path(rankers[MAIN]).parent)
+    snapshots = {name: store.snapshot(name, version) for name, version in training["versions"].items()}
+    test = window_table("test")
+    snapshots[test] = snapshot_of(store, test, week)
+    snapshots |= {name: snapshot_of(store, name, week) for name in _COUNTED if store.exists(name)}
+    plan = ScoringPlan(str(store.root), FeatureSource(**training["features"]), str(features), rankers, batch_rows, threads)
+    files = {name: snapshots[name].files for name in (window_table("train"), test, ILLUSTRATIONS.name, USERS.name)}
+    return Subject(str(week), plan, files, training, rows=_rows(snapshots),
+                   versions={name: snapshot.version for name, snapshot in snapshots.items()}, **told)
+
+
+def _rows(snapshots: dict[str, Snapshot]) -> dict[str, int]:
+    return {name.removeprefix("window_"): snapshot.rows for name, snapshot in snapshots.items()}

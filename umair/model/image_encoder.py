@@ -1,0 +1,178 @@
+"""The image encoder of UMAIR-FPS: one residual network with two outputs, content (semantic) and painting style.
+
+B pictures, S width of the last stage (semantic), Y width of the first stage (style), C channels, H x W positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from umair.config import Section, fingerprint
+from umair.errors import ConfigError, StorageError
+from umair.model.painting_style import style_vector
+
+PREPROCESSING = "rgb-bilinear-1"  # raise the number when the same file would give other pixels: part of the fingerprint
+WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
+
+
+class ImageEncoderConfig(Section):
+    """A residual network; the defaults are the paper's ResNet-101."""
+
+    picture_size: int = Field(512, ge=16)  # pixels, width and height of the input
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    stem_width: int = Field(64, gt=0)  # channels after the 7x7/2 convolution and the 3x3/2 pooling
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)  # channels of each stage; the last is the semantic width
+    depths: tuple[int, ...] = (3, 4, 23, 3)  # blocks of each stage
+    style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose Gram matrices make the style vector
+    style_log: bool = False  # log(1 + style), which tames its long tail; the paper has none
+    pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from [0, 1] RGB; the authors subtract nothing
+    pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by; ImageNet weights want 0.229, 0.224, 0.225
+    weights: str | None = None  # start from a .safetensors file, a Hugging Face folder or a hub name; None: random
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> ImageEncoderConfig:
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise ValueError(f"widths name {len(self.widths)} stages and depths {len(self.depths)}: need the same")
+        if min(self.widths + self.depths) < 1:
+            raise ValueError("widths and depths must be at least 1")
+        if self.style_blocks > self.depths[0]:
+            raise ValueError(f"style_blocks {self.style_blocks} is more than the {self.depths[0]} blocks of stage 1")
+        return self
+
+
+class ImageVectors(NamedTuple):
+    """What the encoder says of a batch of pictures, float32."""
+
+    semantic_BS: Tensor
+    style_BY: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """Pictures to semantic and style vectors (UMAIR-FPS, eq. 3 and 4).
+
+    semantic is the mean over positions of the last stage's map, style the pooled Gram matrices of the first blocks of stage
+    1 (`umair.model.painting_style`), both after the blocks' ReLU. Departure from the paper: none. From the authors' code:
+    theirs is another network, and it takes the maps before the ReLU.
+    """
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        from transformers import ResNetModel  # seconds to import: only who encodes pays
+
+        super().__init__()
+        self.config = config
+        self.backbone = ResNetModel(_resnet_config(config))
+        self.semantic_width, self.style_width = config.widths[-1], config.widths[0]
+        self.picture_size = config.picture_size
+        self.pixel_mean: Tensor  # [3, 1, 1]
+        self.pixel_std: Tensor  # [3, 1, 1]
+        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixel_std)[:, None, None], persistent=False)
+
+    def forward(self, pixels_BCHW: Tensor) -> ImageVectors:
+        """Both vectors of float32 RGB pictures in [0, 1], [B, 3, picture_size, picture_size]."""
+        first = list(self._first_stage(pixels_BCHW))
+        style_BY = style_vector(first[: self.config.style_blocks])
+        return ImageVectors(self._rest(first[-1]), style_BY.log1p() if self.config.style_log else style_BY)
+
+    def semantic(self, pixels_BCHW: Tensor) -> Tensor:
+        """The semantic vectors alone, [B, S]; what the pretext trains."""
+        *_, last = self._first_stage(pixels_BCHW)
+        return self._rest(last)
+
+    def _first_stage(self, pixels_BCHW: Tensor) -> Iterator[Tensor]:
+        """The output map of each block of stage 1, in order."""
+        maps_BCHW = self.backbone.embedder((pixels_BCHW - self.pixel_mean) / self.pixel_std)
+        for block in self.backbone.encoder.stages[0].layers:
+            maps_BCHW = block(maps_BCHW)
+            yield maps_BCHW
+
+    def _rest(self, maps_BCHW: Tensor) -> Tensor:
+        for stage in self.backbone.encoder.stages[1:]:
+            maps_BCHW = stage(maps_BCHW)
+        return maps_BCHW.float().mean(dim=(2, 3))
+
+
+def to_pixels(pictures_BHWC: NDArray[np.uint8]) -> Tensor:
+    """uint8 pictures [B, H, W, 3] as the encoder wants them: float32 [B, 3, H, W] in [0, 1].
+
+    In memory the channels stay last: convolutions on a CPU are about 1.5 times as fast that way.
+    """
+    return torch.from_numpy(pictures_BHWC).permute(0, 3, 1, 2).float() / 255.0
+
+
+def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
+    """A new encoder, with the weights that `config.weights` names or random ones.
+
+    Raises ConfigError: weights that are not there, or of another shape than the configuration.
+    """
+    encoder = ImageEncoder(config)
+    if config.weights is None:
+        return encoder
+    try:
+        if config.weights.endswith(".safetensors"):
+            encoder.load_state_dict(load_file(config.weights))
+        else:
+            encoder.backbone = _pretrained(config)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError("image_encoder.weights", f"'{config.weights}', which cannot be used ({_first_line(error)})",
+                          "a .safetensors file, a Hugging Face folder or a hub name, with these widths and depths",
+                          "correct the name, or the widths, depths and block beside it") from error
+    return encoder
+
+
+def save_image_encoder(encoder: ImageEncoder, folder: Path) -> dict[str, Any]:
+    """Writes weights.safetensors and config.json into an existing folder; returns what facts.json must hold.
+
+    Facts: `fingerprint` (stands for weights, network and preprocessing), `semantic_width`, `style_width`.
+    """
+    config = encoder.config.model_copy(update={"weights": None})  # they are beside it now
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    return {"fingerprint": fingerprint([weights, config.model_dump(mode="json"), PREPROCESSING]),
+            "semantic_width": encoder.semantic_width, "style_width": encoder.style_width}
+
+
+def load_image_encoder(folder: Path | str) -> ImageEncoder:
+    """The encoder that `save_image_encoder` wrote, in eval mode, on the CPU. Raises StorageError for a damaged folder."""
+    folder = Path(folder)
+    try:
+        config = ImageEncoderConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        encoder = ImageEncoder(config)
+        encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (OSError, ValidationError, RuntimeError, SafetensorError) as error:
+        raise StorageError(str(folder), f"no whole image encoder ({_first_line(error)})",
+                           f"{CONFIG_FILE} and {WEIGHTS_FILE}", "run jobs/pretrain_image_encoder.py again") from error
+    return encoder.eval()
+
+
+def _resnet_config(config: ImageEncoderConfig) -> Any:
+    from transformers import ResNetConfig
+
+    return ResNetConfig(layer_type=config.block, embedding_size=config.stem_width, hidden_sizes=list(config.widths),
+                        depths=list(config.depths))
+
+
+def _pretrained(config: ImageEncoderConfig) -> nn.Module:
+    from transformers import ResNetModel
+
+    backbone, loading = ResNetModel.from_pretrained(config.weights, config=_resnet_config(config), use_safetensors=True,
+                                                    output_loading_info=True)
+    if loading["missing_keys"]:  # transformers would leave them random and only warn
+        raise ValueError(f"{len(loading['missing_keys'])} weights are missing, first {min(loading['missing_keys'])}")
+    return backbone  # type: ignore[no-any-return]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

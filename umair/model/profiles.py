@@ -1,0 +1,93 @@
+"""What ids, tags and metadata say of a user and of an illustration: embeddings, the towers over them, the linear part.
+
+B rows, F fields, T tags, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+
+USER_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("user_")]
+ITEM_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("illust_")]
+
+
+class FieldTable(nn.Module):
+    """One embedding table for several fields, their rows laid end to end: one look-up instead of F.
+
+    bucket_BF int64, column f below `sizes[f]` -> [B, F, E] float32; one size alone serves all columns from the same
+    rows. Rows start normal with deviation `std`. Bucket 0 (unknown) is a row that learns like any other, which unseen
+    ids share. Raises ValueError for a bucket that its field does not have; on a GPU, where asking would wait for the
+    device, only the table's own end is checked.
+    """
+
+    def __init__(self, sizes: Sequence[int], width: int, std: float) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(sum(sizes), width)
+        nn.init.normal_(self.rows.weight, std=std)
+        sizes_F = torch.tensor(sizes)
+        self.register_buffer("sizes_F", sizes_F, persistent=False)
+        self.register_buffer("starts_F", sizes_F.cumsum(0) - sizes_F, persistent=False)
+        self.sizes_F: Tensor
+        self.starts_F: Tensor
+
+    def forward(self, bucket_BF: Tensor) -> Tensor:
+        if not bucket_BF.is_cuda:
+            self._check(bucket_BF)
+        rows_BFE: Tensor = self.rows(bucket_BF + self.starts_F)
+        return rows_BFE
+
+    def _check(self, bucket_BF: Tensor) -> None:
+        outside_BF = (bucket_BF < 0) | (bucket_BF >= self.sizes_F)
+        if outside_BF.any():
+            row, field = outside_BF.nonzero()[0].tolist()
+            size = int(self.sizes_F.expand(bucket_BF.shape[1])[field])
+            raise ValueError(f"bucket {int(bucket_BF[row, field])} in column {field} of a field table; "
+                             f"known: 0 to {size - 1}")
+
+
+class Profile(nn.Module):
+    """The embeddings of a user's or of an illustration's sparse fields and tags, side by side, without bias.
+
+    fields_BF, tags_BT int64 -> [B, (F + T) * E]. Every field has rows of its own; the T tags share one table.
+    Departure from the authors' code: rows start normal with one deviation, theirs uniform by each field's size.
+    """
+
+    def __init__(self, sizes: Sequence[int], tags: int, tag_buckets: int, width: int, std: float) -> None:
+        super().__init__()
+        self.fields = FieldTable(sizes, width, std)
+        self.tags = FieldTable([tag_buckets], width, std)
+        self.width = (len(sizes) + tags) * width
+
+    def forward(self, fields_BF: Tensor, tags_BT: Tensor) -> Tensor:
+        return torch.cat([self.fields(fields_BF).flatten(1), self.tags(tags_BT).flatten(1)], 1)
+
+
+class LinearPart(nn.Module):
+    """A logit that is a sum of one weight per bucket (logistic regression over all one-hots), starting at zero.
+
+    Each tag position has weights of its own, unlike the embeddings. batch -> [B] float32.
+    """
+
+    def __init__(self, user_sizes: Sequence[int], item_sizes: Sequence[int], tag_buckets: int) -> None:
+        super().__init__()
+        tags = [tag_buckets]
+        self.weights = FieldTable([*user_sizes, *tags * USER_TAGS, *item_sizes, *tags * ITEM_TAGS], width=1, std=0.0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        bucket_BF = torch.cat([batch.user_fields_BF, batch.user_tags_BT, batch.item_fields_BF, batch.item_tags_BT], 1)
+        weight_BF1: Tensor = self.weights(bucket_BF)
+        return weight_BF1.sum((1, 2))
+
+
+def tower(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Dense, batch norm, ReLU and dropout for each hidden width: [B, width] -> [B, hidden[-1]]."""
+    layers: list[nn.Module] = []
+    for out in hidden:
+        layers += [nn.Linear(width, out), nn.BatchNorm1d(out), nn.ReLU(), nn.Dropout(dropout)]
+        width = out
+    return nn.Sequential(*layers)

@@ -1,0 +1,255 @@
+"""The UMAIR-FPS ranker: towers, contribution mechanism, DCN-V2, deep and linear part; and the match beside them.
+
+B rows, U distinct illustrations of the batch, M modalities, D modality width.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from umair.config import Section
+from umair.model.batch import (
+    ITEM_FIELDS,
+    ITEM_TAGS,
+    MODALITIES,
+    TAG_BUCKETS,
+    USER_FIELDS,
+    USER_TAGS,
+    VECTOR_MODALITIES,
+    Batch,
+)
+from umair.model.contribution import AttentionContribution
+from umair.model.cross_network import CrossNetMix
+from umair.model.match import Match
+from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, LinearPart, Profile, tower
+from umair.model.projection import Projection
+
+Modality = Literal["semantic", "style", "text", "profile"]
+VectorModality = Literal["semantic", "style", "text"]
+
+
+def _complete(known: dict[str, int]) -> BeforeValidator:
+    """Fills in the fields that a mapping leaves out, keeps their order, and refuses fields that there are not."""
+    def complete(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        strangers = sorted(set(value) - set(known))
+        if strangers:
+            raise ValueError(f"no field {', '.join(strangers)}; known: {', '.join(known)}")
+        return {name: value.get(name, size) for name, size in known.items()}
+    return BeforeValidator(complete)
+
+
+def _in_order(value: Any) -> Any:
+    """Modalities in the order of MODALITIES, each once; pydantic says what is wrong with anything else."""
+    known = isinstance(value, list | tuple) and all(name in MODALITIES for name in value)
+    return tuple(name for name in MODALITIES if name in value) if known else value
+
+
+def _all_or_none(value: Any) -> Any:
+    """True stands for all modalities that have vectors, false for none."""
+    if isinstance(value, bool):
+        return VECTOR_MODALITIES if value else ()
+    return _in_order(value)
+
+
+Buckets = Annotated[int, Field(ge=2)]  # one of them is bucket 0, unknown
+Hidden = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]  # widths, first to last
+
+
+class RankerConfig(Section):
+    """What a ranker is made of. Defaults are the paper's; sizes of towers and tables are the authors' code's."""
+
+    form: Literal["umair", "dcn_v2"] = "umair"
+    user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field
+    item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
+    tag_buckets: Buckets = TAG_BUCKETS
+    embedding_width: int = Field(8, gt=0)
+    embedding_std: float = Field(0.05, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw
+    counters: bool = False  # as-of counters as inputs of both towers
+    tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
+    tower_dropout: float = Field(0.5, ge=0, lt=1)
+    modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
+        ("semantic", "style", "text", "profile"), min_length=1)
+    standardise: bool = False  # vectors in standard deviations of the training window
+    contribution: Literal["attention", "none"] = "attention"  # none: modalities side by side
+    experts: int = Field(3, gt=0)  # attention experts of the contribution; they differ in training only
+    scaled_scores: bool = False  # contribution scores divided by the root of their width
+    attention_dropout: float = Field(0.5, ge=0, lt=1)
+    cross_layers: int = Field(2, ge=0)  # 0: no cross network
+    cross_rank: int = Field(32, gt=0)
+    cross_experts: int = Field(4, gt=0)
+    deep: Hidden = (64, 32, 16)  # hidden widths of the head
+    deep_dropout: float = Field(0.5, ge=0, lt=1)
+    linear: bool = True  # one weight a bucket, beside everything else
+    match: Annotated[tuple[VectorModality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
+    match_width: int = Field(32, gt=0)
+    match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
+
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """The modalities that are matched; one that `modalities` leaves out is left out here too."""
+        return tuple(name for name in self.match if name in self.modalities)
+
+    def user_profile(self) -> Profile:
+        """Fresh embeddings of a user's fields and interest tags."""
+        return Profile(tuple(self.user_fields.values()), USER_TAGS, self.tag_buckets,
+                       self.embedding_width, self.embedding_std)
+
+    def item_profile(self) -> Profile:
+        """Fresh embeddings of an illustration's fields and tags."""
+        return Profile(tuple(self.item_fields.values()), ITEM_TAGS, self.tag_buckets,
+                       self.embedding_width, self.embedding_std)
+
+    def linear_part(self) -> LinearPart:
+        return LinearPart(tuple(self.user_fields.values()), tuple(self.item_fields.values()), self.tag_buckets)
+
+
+class Scores(NamedTuple):
+    """What a ranker says of each row. Columns of the weights follow `modalities` and `matched` of the ranker."""
+
+    logit_B: Tensor  # of the probability that the user bookmarks the illustration
+    contribution_BM: Tensor | None = None  # weight of each modality; rows sum to one
+    match_BM: Tensor | None = None  # what each matched modality adds to the logit
+
+
+class Ranker(nn.Module):
+    """What training and evaluation know of a ranker: `ranker(batch) -> Scores`, and the scale of its vectors.
+
+    Raises ValueError for one row in training mode, from which batch norm can take no variance. A ranker is made from
+    its config and the widths of the semantic, style and text vectors, and says in `score` what it thinks of a batch.
+    """
+
+    modalities: tuple[str, ...] = ()  # columns of Scores.contribution_BM
+    matched: tuple[str, ...] = ()  # columns of Scores.match_BM
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, batch: Batch) -> Scores:
+        if self.training and len(batch) < 2:
+            raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
+        return self.score(batch)
+
+    def score(self, batch: Batch) -> Scores:
+        raise NotImplementedError
+
+    def set_vector_scale(self, modality: str, mean_D: Tensor, scale_D: Tensor) -> None:
+        """Takes mean and deviation of a modality's vectors; ignored unless `standardise` and the modality is used."""
+        for layer in self.modules():
+            if self.config.standardise and isinstance(layer, Projection) and layer.modality == modality:
+                layer.set_scale(mean_D, scale_D)
+
+
+class UmairRanker(Ranker):
+    """UMAIR-FPS (section 3); with `match`, what the user's history says of each modality joins the head.
+
+    Raises ContractError for vectors of another width. Departures from the authors' code: the contribution is computed
+    per user, and a modality that is not known has no weight.
+    """
+
+    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
+        super().__init__(config)
+        self.modalities, self.matched = tuple(config.modalities), config.matched
+        shared = config.tower[-1]  # width of the user vector and of each modality's
+        self.user_profile = config.user_profile()
+        user_width = self.user_profile.width + 2 * widths["text"] + config.counters * len(USER_COUNTERS)
+        self.user_tower = tower(user_width, config.tower, config.tower_dropout)
+        if "profile" in self.modalities:
+            self.item_profile = config.item_profile()
+            item_width = self.item_profile.width + config.counters * len(ITEM_COUNTERS)
+            self.item_tower = tower(item_width, config.tower, config.tower_dropout)
+        self.project = nn.ModuleDict({name: Projection(name, widths[name], shared)
+                                      for name in self.modalities if name != "profile"})
+        self.contribution = _contribution(config)
+        mixed = shared * (1 if self.contribution else len(self.modalities))
+        self.cross = _cross(config, mixed + shared)
+        self.match = _match(config, widths)
+        self.weigh = nn.Linear(self.user_profile.width, len(self.matched)) if self.match else None
+        matches = len(self.matched) * (config.match_width + 2)
+        self.deep = nn.Sequential(*tower(mixed + shared + matches, config.deep, config.deep_dropout),
+                                  nn.Linear(config.deep[-1], 1, bias=False))
+        self.linear = config.linear_part() if config.linear else None
+
+    def score(self, batch: Batch) -> Scores:
+        profile_BE = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
+        user_BD = self._user(batch, profile_BE)
+        mixed_BX, weight_BM = self._contribute(batch, user_BD)
+        head_BX = self.cross(torch.cat([mixed_BX, user_BD], 1))
+        match_BM = None
+        if self.match is not None and self.weigh is not None:
+            matches = self.match(batch)
+            head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
+            match_BM = F.softplus(self.weigh(profile_BE)) * matches.sum_BM
+        logit_B = self.deep(head_BX)[:, 0]
+        if match_BM is not None:
+            logit_B = logit_B + match_BM.sum(1)
+        if self.linear is not None:
+            logit_B = logit_B + self.linear(batch)
+        return Scores(logit_B, weight_BM, match_BM)
+
+    def _user(self, batch: Batch, profile_BE: Tensor) -> Tensor:
+        parts = [profile_BE, batch.long_interest_BD, batch.short_interest_BD]
+        if self.config.counters:
+            parts.append(batch.counters_BC[:, USER_COUNTERS])
+        user_BD: Tensor = self.user_tower(torch.cat(parts, 1))
+        return user_BD
+
+    def _item(self, batch: Batch) -> Tensor:
+        parts = [self.item_profile(batch.item_fields_BF, batch.item_tags_BT)]
+        if self.config.counters:
+            parts.append(batch.counters_BC[:, ITEM_COUNTERS])
+        item_BD: Tensor = self.item_tower(torch.cat(parts, 1))
+        return item_BD
+
+    def _contribute(self, batch: Batch, user_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
+        modality_BMD = torch.stack([self._modality(name, batch) for name in self.modalities], 1)
+        known_BM = torch.stack([_known(name, batch) for name in self.modalities], 1)
+        if self.contribution is None:
+            return (modality_BMD * known_BM[:, :, None]).flatten(1), None
+        mixed_BD, weight_BM = self.contribution(user_BD, modality_BMD, known_BM)
+        return mixed_BD, weight_BM
+
+    def _modality(self, name: str, batch: Batch) -> Tensor:
+        if name == "profile":
+            return self._item(batch)
+        return F.relu(self.project[name](batch.vectors_UD[name][batch.item_B]))
+
+
+def _contribution(config: RankerConfig) -> AttentionContribution | None:
+    if config.contribution == "none":
+        return None
+    return AttentionContribution(config.experts, config.attention_dropout, config.scaled_scores)
+
+
+def _cross(config: RankerConfig, width: int) -> nn.Module:
+    if not config.cross_layers:
+        return nn.Identity()
+    return CrossNetMix(width, config.cross_layers, config.cross_rank, config.cross_experts)
+
+
+def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
+    if not config.matched:
+        return None
+    return Match({name: widths[name] for name in config.matched}, config.match_width, config.match_shrink)
+
+
+def _known(name: str, batch: Batch) -> Tensor:
+    """[B] bool: the row's illustration has this modality; a profile is always known."""
+    if name == "profile":
+        return torch.ones_like(batch.item_B, dtype=torch.bool)
+    return batch.known_U[name][batch.item_B]
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """`trainable` weights, and `keras`: with the running statistics of batch norm, as the paper counts them."""
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    running = sum(2 * layer.num_features for layer in model.modules() if isinstance(layer, nn.BatchNorm1d))
+    return {"trainable": trainable, "keras": trainable + running}

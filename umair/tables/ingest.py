@@ -1,0 +1,159 @@
+"""Raw catalogue, users, events and terms -> trusted tables and rejects, as of a week's end.
+
+Everything is judged before anything is written. Reads the raw folder, and the indices of the last committed versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from umair import schema
+from umair.config import Section
+from umair.errors import ConfigError, ContractError
+from umair.schema import Table
+from umair.tables.contract import (
+    Tally,
+    add_breaks,
+    check_tally,
+    judge,
+    kept_rows,
+    mark_duplicates,
+    reject_rows,
+    tally,
+)
+from umair.tables.raw import find_raw, read_raw
+from umair.tables.tags import normalised
+from umair.tables.trusted import Trusted, keep
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+    from umair.storage import Store
+    from umair.weeks import Week
+
+log = logging.getLogger("umair")
+
+TRUSTED = (schema.ILLUSTRATIONS, schema.USERS, schema.TAGS, schema.EVENTS, schema.TERMS)
+EVENT_RULES = {  # beyond the columns: name -> (SQL that a row keeps, SQL of the value to show)
+    "unknown_user": ("user_index IS NOT NULL", "user_id"),
+    "unknown_illustration": ("illust_index IS NOT NULL", "illust_id"),
+    "event_before_creation": ("illust_index IS NULL OR at >= created_at", "at"),
+}
+
+
+class RawConfig(Section):
+    """Where a site's raw tables and pictures lie, and how many bad rows they may hold."""
+
+    folder: str  # holds catalogue, users, events and perhaps terms, each a file or a folder of files
+    image_root: str  # the catalogue's `image` paths begin here
+    max_reject_share: float = Field(0.05, ge=0, le=1)  # of the rows of a table that are there by the week's end
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Judged tables, not yet committed: frames and the facts of their commits, by name of the trusted table.
+
+    The frames rest on Spark's cache: write them inside `with ingested.cache:`, which frees it.
+    """
+
+    frames: dict[str, DataFrame]
+    facts: dict[str, dict[str, Any]]
+    tallies: dict[str, Tally]  # by name of the raw table
+    cache: contextlib.ExitStack
+
+
+def ingest(spark: SparkSession, config: RawConfig, week: Week, store: Store) -> Ingested:
+    """Judges every raw table and builds illustrations, users, tags, events, terms and ingest_rejects; commits nothing.
+
+    The same raw data, week and earlier indices give the same tables.
+    Raises ConfigError: a missing folder. ContractError: a table that is missing, empty, unreadable or too bad.
+    """
+    if not Path(config.image_root).is_dir():
+        raise ConfigError(f"raw.image_root = {config.image_root}", "no such folder", "the folder of the pictures",
+                          "correct raw.image_root")
+    cache = contextlib.ExitStack()
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(cache.close)
+        intake, trusted = _Intake(spark, config, week.end, cache), Trusted(spark, store, cache)
+        catalogue, users = intake.catalogue(), trusted.users(intake.users())
+        births = trusted.births(catalogue)
+        events, terms, tags = intake.events(births, users), intake.terms(), trusted.tags(catalogue)
+        frames = [trusted.illustrations(catalogue, births, tags), users, tags, events, terms]
+        promised = {table.name: frame.to(_schema_of(spark, table)) for table, frame in zip(TRUSTED, frames, strict=True)}
+        on_error.pop_all()
+    facts = {**trusted.facts, schema.INGEST_REJECTS: {"raw": {name: counted.as_facts()
+                                                              for name, counted in intake.tallies.items()}}}
+    return Ingested({**promised, schema.INGEST_REJECTS: intake.rejects()}, facts, intake.tallies, cache)
+
+
+@dataclass
+class _Intake:
+    """Judges one raw table after the other, and remembers what was set aside."""
+
+    spark: SparkSession
+    config: RawConfig
+    end: datetime
+    cache: contextlib.ExitStack
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    set_aside: list[DataFrame] = field(default_factory=list)
+
+    def catalogue(self) -> DataFrame:
+        """Kept rows; of two with one id, the later created stays."""
+        judged = self._judge(schema.RAW_CATALOGUE, "created_at", "duplicate_key", F.col("created_at").desc())
+        return self._accept(judged.withColumn("tags", normalised(F.col("tags"))), schema.RAW_CATALOGUE)
+
+    def users(self) -> DataFrame:
+        return self._accept(self._judge(schema.RAW_USERS, None, "duplicate_key"), schema.RAW_USERS)
+
+    def terms(self) -> DataFrame:
+        """Kept rows, none if there is no such table. Sites gather terms from many sources: a duplicate is not bad."""
+        if not find_raw(Path(self.config.folder), schema.RAW_TERMS.name):
+            return self.spark.createDataFrame([], schema.RAW_TERMS.columns)
+        judged = self._judge(schema.RAW_TERMS, None, "duplicate_key")
+        return self._accept(judged, schema.RAW_TERMS, free=("duplicate_key",))
+
+    def events(self, births: DataFrame, users: DataFrame) -> DataFrame:
+        """Kept rows with user_index and illust_index, of users and illustrations that were kept."""
+        judged = self._judge(schema.RAW_EVENTS, "at", "duplicate_event")
+        known = (judged.join(users.select("user_id", "user_index"), "user_id", how="left")
+                 .join(births, "illust_id", how="left"))
+        return self._accept(add_breaks(known, schema.RAW_EVENTS, EVENT_RULES).drop("created_at"), schema.RAW_EVENTS)
+
+    def rejects(self) -> DataFrame:
+        """Every row that was set aside, as schema.REJECTS."""
+        return reduce(lambda one, other: one.unionByName(other), self.set_aside).coalesce(1)
+
+    def _judge(self, table: Table, time: str | None, duplicate: str, *best_first: Column) -> DataFrame:
+        files = find_raw(Path(self.config.folder), table.name)
+        if not files:
+            raise ContractError(f"raw table '{table.name}' in {self.config.folder}", "nothing of that name",
+                                f"{table.name}.parquet, .jsonl, .json or .csv, or a folder {table.name}/ of such files",
+                                "hand over the table, or correct raw.folder")
+        frames = read_raw(self.spark, files, table)
+        judged = judge(frames, table, _schema_of(self.spark, table), time, self.end)
+        return mark_duplicates(judged, table, duplicate, list(best_first))
+
+    def _accept(self, judged: DataFrame, table: Table, free: tuple[str, ...] = ()) -> DataFrame:
+        judged = keep(judged, self.cache)
+        counted = tally(judged, table)
+        check_tally(counted, table, self.config.max_reject_share, free)
+        log.info("%s: %s rows, %s kept, %s set aside, %s not yet there", table.name,
+                 *(f"{count:,}" for count in (counted.rows, counted.kept, counted.set_aside, counted.not_yet)))
+        self.tallies[table.name] = counted
+        self.set_aside.append(reject_rows(judged, table))
+        return kept_rows(judged)
+
+
+def _schema_of(spark: SparkSession, table: Table) -> StructType:
+    return spark.createDataFrame([], table.columns).schema

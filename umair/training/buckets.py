@@ -1,0 +1,58 @@
+"""From raw fields to embedding buckets (spec 1.5). Bucket 0 is unknown or padding wherever the config leaves room for it.
+
+B rows, F fields, L list entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from umair.training.packing import STATIC_FIELDS
+
+Array = npt.NDArray[Any]
+
+# Fields whose values fall into bins: a value's bin is the number of bounds that it reaches.
+BOUNDS = {
+    "total_bookmarks": (100, 250, 500, 1_000, 1_500, 2_000, 3_000, 6_000, 10_000),
+    "total_view": (100, 250, 500, 1_000, 5_000, 10_000, 40_000, 60_000, 100_000),
+    "width": (400, 800, 1_600),
+    "height": (400, 800, 1_600),
+    "restrict": (1, 2),  # the site's values are 0, 1 and 3
+    "x_restrict": (1, 2),
+}
+
+
+def user_buckets(user_BF: Array, sizes: dict[str, int]) -> Array:
+    """Raw user fields [B, 2] -> buckets int64 [B, 2], in the order of `sizes` (user_id, username)."""
+    return np.stack([_hashed(user_BF[:, place], size) for place, size in enumerate(sizes.values())], 1)
+
+
+def item_buckets(static_BF: Array, totals: dict[str, Array], sizes: dict[str, int]) -> Array:
+    """Raw static fields [B, 7] and as-of totals [B] -> buckets int64 [B, 9], in the order of `sizes`."""
+    raw = {**{name: static_BF[:, place] for place, name in enumerate(STATIC_FIELDS)}, **totals}
+    raw["illust_id"], raw["artist_id"] = raw["illust_index"], raw["artist_index"]
+    return np.stack([_binned(name, raw[name], size) if name in BOUNDS else _hashed(raw[name], size)
+                     for name, size in sizes.items()], 1)
+
+
+def tag_buckets(tag_BL: Array, size: int) -> Array:
+    """Tag indices, -1 for none -> buckets int64."""
+    return _hashed(tag_BL, size)
+
+
+def _hashed(value: Array, size: int) -> Array:
+    """1 + value modulo the buckets that are left; 0 for unknown."""
+    wide = value.astype(np.int64)
+    bucket: Array = np.where(wide < 0, 0, 1 + wide % (size - 1))
+    return bucket
+
+
+def _binned(name: str, value: Array, size: int) -> Array:
+    """The value's bin. A field with exactly as many buckets as bins (the paper's) counts unknown as the lowest bin."""
+    room = int(size > len(BOUNDS[name]) + 1)  # for a bucket of unknown ones
+    bins = np.searchsorted(BOUNDS[name], value, side="right")
+    bucket: Array = np.where(value < 0, 0, np.minimum(bins + room, size - 1)).astype(np.int64)
+    return bucket

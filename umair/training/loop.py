@@ -1,0 +1,248 @@
+"""Training of rankers on Horovod ranks: the ranker itself and its rivals, step by step on the same batches.
+
+A step takes one batch on every rank, and gradients are averaged over the ranks. N rows of the validation window.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from umair.config import Section, fingerprint
+from umair.errors import ClusterError, ContractError
+from umair.metrics import LogLoss, auc
+from umair.model.ranker import RankerConfig, count_parameters
+from umair.storage import Store, write_folder
+from umair.training.checkpoint import Checkpoints, Position, build_ranker, load_ranker, save_ranker
+from umair.training.features import pack_features
+from umair.training.feed import Feed
+from umair.training.inputs import TrainingInputs
+from umair.training.progress import Progress
+from umair.training.ranks import Ranks
+from umair.training.shares import plan_epoch
+from umair.training.trainee import Trainee
+
+__all__ = ["MAIN", "TrainingConfig", "build_ranker", "load_ranker", "train_rankers"]
+MAIN = "main"  # the name of the ranker itself among its rivals
+POINTS = 50  # of the training curve, an epoch
+VALIDATION_BATCH = 4_096  # rows of a rank
+Result = TypeVar("Result")
+
+
+class TrainingConfig(Section):
+    """How rankers are trained. Defaults are the paper's: Adam, one epoch, batches of 128 (spec 1.6)."""
+
+    epochs: int = Field(1, gt=0)
+    batch: int = Field(128, gt=1)  # rows of a step over all ranks together, so that their number changes little
+    learning_rate: float = Field(1e-3, gt=0)
+    ranks: int = Field(2, gt=0)  # Horovod processes
+    threads: int = Field(1, gt=0)  # torch's, of each rank
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = Field(0, ge=0)  # of weights, dropout and the order of rows
+    shuffle_pool: int = Field(65_536, ge=0)  # rows of a rank that are permuted together
+    checkpoint_steps: int = Field(1_000, gt=0)  # steps between checkpoints
+    features: str | None = None  # folder on each node for packed features; null: below the root, which all nodes share
+    rivals: dict[str, RankerConfig] = Field({})  # name -> another ranker, trained beside on the same batches
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.batch < 2 * self.ranks:
+            raise ValueError(f"a batch of {self.batch} rows over {self.ranks} ranks; each rank needs 2 for batch norm")
+        for name in self.rivals:
+            if name == MAIN or not name.isidentifier():
+                raise ValueError(f"rival {name!r}: names are letters, digits and _, and not {MAIN!r}")
+        return self
+
+    def feature_folder(self, root: Path) -> Path:
+        return Path(self.features) if self.features else root / "features"
+
+
+def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig, inputs: TrainingInputs, root: str,
+                  folder: str) -> dict[str, Any]:
+    """Trains the ranker and its rivals, writes them into `folder`, returns its facts. Every rank runs this.
+
+    `folder` gets main/, a folder for each rival, and facts.json. Killed and run again with the same arguments, training
+    goes on from its newest checkpoint and ends with the weights of an uninterrupted run. Raises ContractError for broken
+    rows and for a loss that is not a number (the checkpoint before it is kept), StorageError for lost files and a full
+    disk, ClusterError when ranks end with different weights.
+    """
+    run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder))
+    run.resume()
+    while run.position.epoch < config.epochs:
+        run.train_epoch()
+    return run.finish()
+
+
+class _Run:
+    """One rank's part in one training run."""
+
+    def __init__(self, ranks: Ranks, rankers: dict[str, RankerConfig], config: TrainingConfig, inputs: TrainingInputs,
+                 root: Path, folder: Path) -> None:
+        self.ranks, self.config, self.inputs, self.folder = ranks, config, inputs, folder
+        self.started, self.phases = time.monotonic(), dict[str, float]()
+        features = self._timed("pack", lambda: pack_features(Store(root), inputs.source, config.feature_folder(root)))
+        self.feed = Feed(features, rankers, ranks.device)
+        self.plan = plan_epoch(inputs.rows_by_file["train"], ranks.count, ranks.index, config.batch // ranks.count,
+                               "window_train")
+        _refuse_single_rows(self.plan.rows_by_rank, self.plan.steps)
+        self.trainees = {name: Trainee.fresh(name, each, features, ranks, config) for name, each in rankers.items()}
+        key = fingerprint([config, rankers[MAIN], inputs.source.key, inputs.rows_by_file])
+        self.checkpoints = Checkpoints(folder.with_name(f"{folder.name}-checkpoints"), key)
+        self.position = Position()
+        self.curve: list[dict[str, Any]] = []  # mean losses along the way
+        self.valid: list[dict[str, Any]] = []  # measures after each epoch
+
+    # ------------------------------------------------------------ checkpoints
+    def resume(self) -> None:
+        """Takes up the newest checkpoint of this very run, if there is one."""
+        found = self.checkpoints.load(self._parts())
+        if found:
+            self.position, facts = found
+            self.curve, self.valid = facts["curve"], facts["valid"]
+            self.started -= facts["seconds"]
+            self.ranks.say(f"train: goes on after step {self.steps_done:,} from {self.checkpoints.newest}")
+        for trainee in self.trainees.values():
+            self.ranks.share_weights(trainee.ranker)
+            self.ranks.share_optimizer(trainee.optimizer)
+
+    @property
+    def steps_done(self) -> int:
+        return self.position.epoch * self.plan.steps + self.position.step
+
+    def _parts(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
+        return {name: (trainee.ranker, trainee.optimizer) for name, trainee in self.trainees.items()}
+
+    def _save(self) -> None:
+        """The first rank writes a checkpoint at the present position; the others wait for it."""
+        self._share_statistics()
+        if self.ranks.index == 0:
+            facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started}
+            self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
+        self.ranks.barrier()
+
+    def _share_statistics(self) -> None:
+        for trainee in self.trainees.values():
+            self.ranks.share_statistics(trainee.ranker)
+
+    # ------------------------------------------------------------ an epoch
+    def train_epoch(self) -> None:
+        """Trains from the present position to the end of its epoch, measures on the validation window, saves."""
+        epoch, first, plan = self.position.epoch, self.position.step, self.plan
+        progress = Progress(self.ranks.say, f"train, epoch {epoch + 1} of {self.config.epochs}", plan.rows,
+                            plan.rows_after(first))
+        batches = self.feed.batches(plan.rows_by_file, plan.sizes, order=(self.config.seed, epoch, self.ranks.index),
+                                    pool=self.config.shuffle_pool, skip=first)
+        for step, batch in enumerate(batches, start=first):
+            seed = self._seed(epoch, step)
+            for name, trainee in self.trainees.items():
+                trainee.step(batch[name], seed)
+            self.position = Position(epoch, step + 1)
+            self._after_step(progress)
+        self.position = Position(epoch + 1, 0)
+        self._timed("validate", self._validate)
+        self._timed("checkpoint", self._save)
+
+    def _seed(self, epoch: int, step: int) -> int:
+        """Draws dropout masks anew for each step and rank, so that a checkpoint needs no random state."""
+        return int(np.random.SeedSequence([self.config.seed, epoch, step, self.ranks.index]).generate_state(1)[0])
+
+    def _after_step(self, progress: Progress) -> None:
+        step, steps = self.position.step, self.plan.steps
+        save = step % self.config.checkpoint_steps == 0 and step < steps
+        if save or step == steps or step % math.ceil(steps / POINTS) == 0:
+            progress.show(self.plan.rows_after(step), self._add_point())
+        if save:
+            self._timed("checkpoint", self._save)
+
+    def _add_point(self) -> dict[str, float]:
+        """Adds to the curve each ranker's mean loss over all ranks and the steps since the last point."""
+        kept = str(self.checkpoints.newest or "there is none yet")
+        losses = self.ranks.mean({name: trainee.take_loss(self.steps_done, kept)
+                                  for name, trainee in self.trainees.items()})
+        self.curve.append({"epoch": self.position.epoch, "step": self.position.step,
+                           "rows": self.plan.rows_after(self.position.step), "loss": losses})
+        return losses
+
+    def _validate(self) -> None:
+        """Adds each ranker's exact log loss and AUC over the validation rows of all ranks."""
+        self._share_statistics()
+        plan = plan_epoch(self.inputs.rows_by_file["valid"], self.ranks.count, self.ranks.index, VALIDATION_BATCH,
+                          "window_valid")
+        scores: dict[str, list[torch.Tensor]] = {name: [] for name in self.trainees}
+        labels = []
+        for batch in self.feed.batches(plan.rows_by_file, plan.sizes):
+            labels.append(batch[MAIN].label_B.cpu())
+            for name, trainee in self.trainees.items():
+                scores[name].append(trainee.score(batch[name]))
+        label_N = self.ranks.gather_rows(torch.cat(labels))
+        measures = {name: _measure(name, label_N, self.ranks.gather_rows(torch.cat(parts)))
+                    for name, parts in scores.items()}
+        self.valid.append({"epoch": self.position.epoch, "rows": len(label_N), "rankers": measures})
+        self.ranks.say("validation: " + "; ".join(f"{name} {_spell(measure)}" for name, measure in measures.items()))
+
+    # ------------------------------------------------------------ the end
+    def finish(self) -> dict[str, Any]:
+        """Checks that all ranks hold the same weights; the first writes the folder. Returns the facts."""
+        for name, trainee in self.trainees.items():
+            digests = self.ranks.gather(trainee.digest())
+            if len(set(digests)) > 1:
+                raise ClusterError(f"ranker '{name}' at the end", f"different weights on {self.ranks.count} ranks",
+                                   "the same on all", "train again; if it comes back, look for a faulty machine")
+        facts = self._facts()
+        if self.ranks.index == 0:
+            write_folder(self.folder, lambda temporary: self._write(temporary, facts))
+            self.checkpoints.remove()
+        self.ranks.barrier()
+        return facts
+
+    def _write(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+        for name, trainee in self.trainees.items():
+            save_ranker(folder / name, trainee.ranker, trainee.config, self.inputs.source.widths)
+        return facts
+
+    def _facts(self) -> dict[str, Any]:
+        seconds, rows = time.monotonic() - self.started, self.plan.rows * self.config.epochs
+        steps = {f"step {name}": trainee.seconds for name, trainee in self.trainees.items()}
+        phases = {**self.phases, **self.feed.seconds, **steps}  # of the first rank, since it last started
+        return {
+            "versions": self.inputs.versions, "features": vars(self.inputs.source), "ranks": self.ranks.count,
+            "rows": self.plan.rows, "epochs": self.config.epochs, "steps": self.plan.steps, "batch": self.config.batch,
+            "seconds": round(seconds, 3), "rows_per_second": round(rows / seconds, 1),
+            "phases": {phase: round(spent, 3) for phase, spent in phases.items()},
+            "rankers": {name: count_parameters(each.ranker) for name, each in self.trainees.items()},
+            "curve": self.curve, "valid": self.valid}
+
+    def _timed(self, phase: str, work: Callable[[], Result]) -> Result:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+
+
+def _refuse_single_rows(rows_by_rank: list[int], steps: int) -> None:
+    if min(rows_by_rank) < 2 * steps:
+        raise ContractError("table 'window_train'", f"{min(rows_by_rank)} rows a rank in {steps} steps: a batch of one row",
+                            "2 rows or more in every batch, for batch norm", "use a larger training.batch or fewer ranks")
+
+
+def _measure(name: str, label_N: torch.Tensor, logit_N: torch.Tensor) -> dict[str, float | None]:
+    """Pure log loss, and AUC, which is None where one class is missing."""
+    if not logit_N.isfinite().all():
+        raise ContractError(f"ranker '{name}' on the validation window", "a score that is not a number", "finite scores",
+                            "lower training.learning_rate")
+    area = auc(label_N.numpy(), logit_N.numpy())
+    loss = LogLoss.of(label_N.numpy(), logit_N.double().sigmoid().numpy()).mean
+    return {"log_loss": loss, "auc": None if math.isnan(area) else area}
+
+
+def _spell(measure: dict[str, float | None]) -> str:
+    area = measure["auc"]
+    return f"log loss {measure['log_loss']:.4f}, AUC " + ("undefined: one class only" if area is None else f"{area:.4f}")

@@ -1,0 +1,248 @@
+"""Ranks: the processes that train one model together. The only file that imports Horovod; the default is one process.
+
+`run_ranks` starts `count` Horovod processes inside Spark tasks. Inside, training code sees a `Ranks` and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from umair import errors
+from umair.errors import ClusterError, UmairError
+from umair.training.terminal import Address, Terminal, connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger("umair")
+START_SECONDS = 120  # Spark must have started a task for every rank by then
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together. Made without arguments it is alone and needs no Horovod."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0  # among the ranks of this node
+    device: str = "cpu"  # or cuda:N
+
+    def say(self, line: str) -> None:
+        """Prints a line of progress; only the first rank does, and it reaches the driver's terminal."""
+        if self.index == 0:
+            print(line, flush=True)  # noqa: T201  progress is for the terminal
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Gives every rank the first rank's parameters and buffers."""
+
+    def share_statistics(self, module: nn.Module) -> None:
+        """Gives every rank the mean of each float buffer: batch-norm statistics, which each rank gathers alone."""
+
+    def share_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gives every rank the first rank's optimiser state. Call it after `distribute`."""
+
+    def distribute(self, optimizer: torch.optim.Optimizer, module: nn.Module,  # noqa: ARG002  alone it has nothing to do
+                   name: str = "") -> torch.optim.Optimizer:  # noqa: ARG002
+        """An optimiser (state not carried over) whose `step` first averages the gradients over the ranks.
+
+        `name` tells modules apart that are trained in turns: Horovod caches what it negotiated by tensor name.
+        """
+        return optimizer
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over the ranks, key by key, in float64. Every rank gives the same keys."""
+        return dict(values)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-like value, in the order of the ranks, on every rank."""
+        return [value]
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Every rank's rows [n_r, ...] one after the other, in the order of the ranks, on every rank."""
+        return rows
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+
+
+@dataclass(frozen=True)
+class HorovodRanks(Ranks):
+    """The same over Horovod. Only `run_ranks` makes it."""
+
+    terminal: TextIO | None = None
+
+    def say(self, line: str) -> None:
+        if self.index == 0 and self.terminal is not None:
+            self.terminal.write(line + "\n")
+        else:
+            super().say(line)
+
+    def share_weights(self, module: nn.Module) -> None:
+        _horovod().broadcast_parameters(module.state_dict(), root_rank=0)
+
+    def share_statistics(self, module: nn.Module) -> None:
+        for name, buffer in module.named_buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(_horovod().allreduce(buffer, name=f"statistics.{name}"))
+
+    def share_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.gather(bool(optimizer.state_dict()["state"]))[0]:  # Horovod gives an empty state one silent first step
+            _horovod().broadcast_optimizer_state(optimizer, root_rank=0)
+
+    def distribute(self, optimizer: torch.optim.Optimizer, module: nn.Module, name: str = "") -> torch.optim.Optimizer:
+        named = [(f"{name}.{parameter}", weight) for parameter, weight in module.named_parameters()]
+        distributed: torch.optim.Optimizer = _horovod().DistributedOptimizer(optimizer, named_parameters=named)
+        return distributed
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        keys = sorted(values)
+        mean_N = _horovod().allreduce(torch.tensor([values[key] for key in keys], dtype=torch.float64), name="mean")
+        return dict(zip(keys, mean_N.tolist(), strict=True))
+
+    def gather(self, value: Any) -> list[Any]:
+        gathered: list[Any] = _horovod().allgather_object(value, name="gather")
+        return gathered
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        gathered: Tensor = _horovod().allgather(rows.contiguous(), name="gather_rows")
+        return gathered
+
+    def barrier(self) -> None:
+        _horovod().barrier()
+
+
+def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[str, Any], count: int, *,
+              threads: int = 1, device: str = "cpu", start_seconds: int = START_SECONDS) -> list[Any]:
+    """Runs `train(ranks, **arguments)` on `count` Horovod ranks and returns their JSON-able results, by rank.
+
+    `train` and `arguments` travel by pickle inside the job, so `train` must be importable on the executors. `threads` is
+    torch's number of threads in each rank; `device` is cpu or cuda (then each rank takes its Spark task's GPU).
+
+    Raises the UmairError that a rank raised; ClusterError when there are too few slots, when the ranks do not start in
+    `start_seconds`, when one dies, or when one raises anything else (its traceback goes to the log).
+    """
+    from horovod.spark import run
+
+    _require_slots(spark, count)
+    host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
+    with Terminal(host) as terminal, _signals_kept():
+        try:
+            outcomes = run(_in_rank, args=(train, arguments, threads, device, terminal.address), num_proc=count,
+                           use_gloo=True, start_timeout=start_seconds, verbose=0)
+        except Exception as error:  # Horovod raises bare Exception when ranks do not start or one is killed
+            raise ClusterError("Horovod ranks", f"a rank that did not start or died ({_first_line(error)})",
+                               f"{count} ranks that start within {start_seconds} s and run to their end",
+                               "look for a rank's last words above or in the executor logs (memory, a kill, a firewall)"
+                               ) from error
+    _raise_first_error(outcomes)
+    return [outcome["result"] for outcome in outcomes]
+
+
+# ---------------------------------------------------------------- in the driver
+def _require_slots(spark: SparkSession, count: int) -> None:
+    """Raises ClusterError unless `count` tasks can run at once; Horovod would wait for them in silence."""
+    context = spark.sparkContext
+    local = re.fullmatch(r"local(?:\[(\d+)(?:,\s*\d+)?\])?", str(context.master))
+    cores = int(local[1] or 1) if local else context.defaultParallelism
+    slots = cores // int(context.getConf().get("spark.task.cpus") or 1)
+    if slots < count:
+        raise ClusterError(f"Spark at {context.master}", f"{slots} slots, so no free slots for every rank",
+                           f"{count} slots, one for each rank", "lower the number of ranks, or give Spark more "
+                           "cores (local: spark.master local[N]; cluster: more executors)")
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Horovod replaces the handlers of Ctrl-C and SIGTERM and leaves its own behind; this puts ours back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_first_error(outcomes: list[dict[str, Any]]) -> None:
+    for outcome in outcomes:
+        if "error" in outcome:
+            raise _user_error(*outcome["error"])
+    for rank, outcome in enumerate(outcomes):
+        if "crash" in outcome:
+            log.error("rank %d:\n%s", rank, outcome["crash"])
+            raise ClusterError(f"rank {rank} of {len(outcomes)}", outcome["crash"].strip().splitlines()[-1],
+                               "a rank that runs to its end",
+                               "see the traceback above; it is most likely a fault of the program")
+    stopped = [rank for rank, outcome in enumerate(outcomes) if "stopped" in outcome]
+    if stopped:
+        raise ClusterError(f"ranks {stopped}", f"a lost connection ({outcomes[stopped[0]]['stopped']})",
+                           "ranks that hear each other", "check the network between the executors, then run again; "
+                           "training goes on from its checkpoint")
+
+
+def _user_error(kind: str, *text: str) -> UmairError:
+    error: UmairError = getattr(errors, kind, UmairError)(*text)
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# ---------------------------------------------------------------- in a rank's own process
+def _horovod() -> Any:
+    import horovod.torch
+
+    return horovod.torch
+
+
+def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int, device: str, terminal: Address
+             ) -> dict[str, Any]:
+    """Runs `train` and turns whatever happens into a plain value, so that the driver can tell causes from echoes."""
+    from horovod.common.exceptions import HorovodInternalError
+
+    hvd = _horovod()
+    hvd.init()
+    torch.set_num_threads(threads)
+    try:
+        stream = connect(terminal) if hvd.rank() == 0 else None
+        ranks = HorovodRanks(hvd.rank(), hvd.size(), hvd.local_rank(), take_device(device, hvd.local_rank()), stream)
+        return {"result": train(ranks, **arguments)}
+    except UmairError as error:
+        return {"error": (type(error).__name__, error.where, error.found, error.expected, error.do)}
+    except HorovodInternalError as error:  # another rank went away first
+        return {"stopped": _first_line(error)}
+    except Exception:
+        return {"crash": traceback.format_exc()}
+    finally:
+        hvd.shutdown()  # tells the others: whoever waits for this rank gets HorovodInternalError instead of a hang
+
+
+def take_device(device: str, local_index: int) -> str:
+    """cpu, or the GPU that Spark gave this rank's task (Horovod does not pass CUDA_VISIBLE_DEVICES on since 0.28)."""
+    if device == "cpu":
+        return device
+    from horovod.spark.task import get_available_devices  # TaskContext.resources()["gpu"], asked of the Spark task
+
+    visible = torch.cuda.device_count()
+    given = [int(address) for address in get_available_devices()]
+    index = given[0] if given else local_index
+    if index >= visible:
+        raise ClusterError(f"rank {local_index} of its node", f"{visible} visible GPUs, none with index {index}",
+                           "a GPU for each rank of the node",
+                           "submit with spark.task.resource.gpu.amount=1 and a discovery script, or set device=cpu")
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"

@@ -1,0 +1,304 @@
+"""Fine-tuning of the text encoder on text pairs: MultipleNegativesRanking loss in a plain loop over ranks.
+
+Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
+L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
+Departures: pairs are shuffled (theirs come in the order of their ids), pairs whose texts belong together are never each
+other's negatives, each rank has batches of its own, no mixed precision.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import torch
+from pydantic import Field
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import batch_to_device
+
+from umair.config import Section
+from umair.errors import ConfigError, ContractError
+from umair.model.text_encoder import (
+    TextEncoderConfig,
+    assemble,
+    clean_text,
+    load_base,
+    save_text_encoder,
+    text_encoder_facts,
+    train_tokenizer,
+)
+from umair.storage import write_folder
+from umair.training.ranks import Ranks
+
+TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
+OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
+
+Ints = npt.NDArray[np.int64]
+
+
+class TextPairsConfig(Section):
+    """How the text encoder is trained; the defaults are the authors', meant for a trained base."""
+
+    epochs: int = Field(20, ge=0)  # 0 keeps text_encoder.base as it is
+    batch: int = Field(96, ge=2)  # pairs a rank and step
+    learning_rate: float = Field(2e-5, gt=0)  # at the end of the warm-up; about 1e-3 from scratch
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
+    weight_decay: float = Field(0.01, ge=0)
+    scale: float = Field(20.0, gt=0)  # the inverse of the softmax's temperature
+    holdout_share: float = Field(0.05, ge=0, lt=1)  # of the pairs, never trained on, for recall@1
+    holdout_most: int = Field(2000, ge=0)  # pairs held out at most
+    ranks: int = Field(2, ge=1)  # Horovod processes
+    threads: int = Field(1, ge=1)  # of torch, a rank
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = 0  # of shuffling, split and dropout
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Distinct texts, the pairs among them, and for each text those it is paired with in either direction."""
+
+    texts: pa.Array  # [T] distinct, sorted
+    pair_N2: Ints  # positions among `texts`: anchor, positive
+    partners: Ints  # [2N] positions, one text's after the other's
+    first_partner: Ints  # [T + 1] where each text's partners start in `partners`
+
+    def __len__(self) -> int:
+        return len(self.pair_N2)
+
+    def texts_at(self, positions: Ints) -> list[str]:
+        """The texts as the encoder sees them."""
+        return [clean_text(text) for text in self.texts.take(pa.array(positions)).to_pylist()]
+
+    def partners_of(self, text: int) -> list[int]:
+        partners: list[int] = self.partners[self.first_partner[text]:self.first_partner[text + 1]].tolist()
+        return partners
+
+
+def require_trainable(encoder: TextEncoderConfig, pairs: TextPairsConfig, rows: int) -> None:
+    """Raises ConfigError where the result would be random vectors: from scratch, and without pairs or epochs."""
+    if encoder.base is None and (rows == 0 or pairs.epochs == 0):
+        found = "no pair of texts" if rows == 0 else "epochs: 0 and no text_encoder.base, which gives random vectors"
+        raise ConfigError("text_pairs", found, "something that gives texts their meaning",
+                          "either bring pairs (raw.terms) and set text_pairs.epochs to 1 or more, or name a trained model "
+                          "in text_encoder.base and set text_pairs.epochs=0")
+    if pairs.epochs > 0 and rows == 0:
+        raise ConfigError("text_pairs.epochs", f"{pairs.epochs} and no pair of texts", "pairs to train on, or 0",
+                          "bring pairs (raw.terms), or set text_pairs.epochs=0 to use text_encoder.base as it is")
+
+
+def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any], pairs: dict[str, Any],
+                       folder: str, lineage: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Trains on the terms in `files`; the first rank writes `folder`. Every rank returns the facts.
+
+    Facts: what `lineage` says, fingerprint, width, pairs (to train on), held_out, by epoch loss (mean), seen (pairs that
+    found a batch) and steps (of a rank), recall_at_1_before and _after (of held-out pairs, None when there are none),
+    seconds. Raises ConfigError, ContractError, StorageError.
+    """
+    started = time.perf_counter()
+    shape, config = TextEncoderConfig(**encoder), TextPairsConfig(**pairs)
+    terms = read_text_pairs(files)
+    require_trainable(shape, config, len(terms))
+    trained_rows, held_rows = split_rows(len(terms), config)
+    model = _first_model(ranks, shape, terms, config.seed)
+    before = _recall_on_first(ranks, model, terms, held_rows)
+    curves = _train(ranks, model, terms, trained_rows, config)
+    after = _recall_on_first(ranks, model, terms, held_rows)
+    facts = {"pairs": len(trained_rows), "held_out": len(held_rows), **curves, "recall_at_1_before": before,
+             "recall_at_1_after": after}
+
+    def write(target: Path) -> dict[str, Any]:
+        save_text_encoder(model, target)
+        return {**(lineage or {}), **text_encoder_facts(model), **facts, "seconds": round(time.perf_counter() - started, 3)}
+
+    return ranks.gather(write_folder(Path(folder), write) if ranks.index == 0 else None)[0]  # type: ignore[no-any-return]
+
+
+def read_text_pairs(files: list[str]) -> TextPairs:
+    """The distinct pairs of a terms table, whichever way round they are written; the same pairs give the same result."""
+    table = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=["text_a", "text_b"])
+    anchors, positives = (table[name].cast(pa.large_string()) for name in ("text_a", "text_b"))
+    texts = pc.unique(pa.chunked_array([*anchors.chunks, *positives.chunks], type=pa.large_string()))
+    texts = texts.take(pc.sort_indices(texts))
+    pair_N2 = np.stack([pc.index_in(column, value_set=texts).to_numpy() for column in (anchors, positives)], axis=1)
+    return _with_partners(texts, _distinct(pair_N2.astype(np.int64).reshape(-1, 2), len(texts)))
+
+
+def split_rows(count: int, config: TextPairsConfig) -> tuple[Ints, Ints]:
+    """Row numbers to train on and row numbers held out, by the seed."""
+    shuffled = np.random.default_rng([config.seed, 1]).permutation(count)
+    held = min(int(count * config.holdout_share), config.holdout_most)
+    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+
+
+def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
+    """Deals `rows` out, in their order, into batches of at most `batch` rows in which nothing is a false negative.
+
+    Two pairs are kept apart when they share a text or when a text of one is a known partner of a text of the other.
+    Every row is dealt out once; a batch that finds no more rows that fit comes out short.
+    """
+    opened: list[_OpenBatch] = []
+    for row in rows:
+        pair = terms.pair_N2[row].tolist()
+        fitting = next((candidate for candidate in opened if candidate.blocked.isdisjoint(pair)), None)
+        if fitting is None:
+            if len(opened) == OPEN_BATCHES:
+                opened.remove(longest := max(opened, key=lambda candidate: len(candidate.rows)))
+                yield np.array(longest.rows)
+            fitting = _OpenBatch()
+            opened.append(fitting)
+        fitting.rows.append(int(row))
+        for text in pair:
+            fitting.blocked.add(text)
+            fitting.blocked.update(terms.partners_of(text))
+        if len(fitting.rows) == batch:
+            opened.remove(fitting)
+            yield np.array(fitting.rows)
+    yield from (np.array(left.rows) for left in opened)
+
+
+def batches_of_rank(terms: TextPairs, rows: Ints, batch: int, ranks: Ranks, order: np.random.Generator) -> list[Ints]:
+    """One epoch's batches of this rank. All ranks get the same number; the shortest batches are left out for that.
+
+    Every rank must pass a generator in the same state. A batch of one pair has no negative and is left out too.
+    """
+    dealt = [rows_of_batch for rows_of_batch in batches_apart(terms, order.permutation(rows), batch)
+             if len(rows_of_batch) > 1]
+    dealt.sort(key=len, reverse=True)
+    kept = dealt[:len(dealt) // ranks.count * ranks.count]
+    return [kept[position] for position in order.permutation(len(kept))[ranks.index::ranks.count]]
+
+
+def rate_factor(progress: float, warmup: float) -> float:
+    """The learning rate's share of its peak at `progress` in [0, 1]: linear up during the warm-up, then linear down to 0."""
+    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
+
+
+def recall_at_1(model: SentenceTransformer, terms: TextPairs, rows: Ints) -> float | None:
+    """Share of the pairs `rows` whose anchor is nearest, by cosine, to its own positive among all their positives.
+
+    Other known partners of the anchor do not compete: they are right answers too. None without rows.
+    """
+    if not len(rows):
+        return None
+    anchor_N, positive_N = terms.pair_N2[rows].T
+    candidate_C, own_N = np.unique(positive_N, return_inverse=True)
+    anchor_ND, candidate_CD = (model.encode(terms.texts_at(positions), normalize_embeddings=True, show_progress_bar=False)
+                               for positions in (anchor_N, candidate_C))
+    hits = 0
+    for anchor, own, vector_D in zip(anchor_N, own_N, anchor_ND, strict=True):
+        similarity_C = candidate_CD @ vector_D
+        rivals = ~np.isin(candidate_C, [anchor, *terms.partners_of(int(anchor))])
+        hits += bool(np.all(similarity_C[own] > similarity_C[rivals]))
+    return hits / len(rows)
+
+
+@dataclass
+class _OpenBatch:
+    rows: list[int] = field(default_factory=list)
+    blocked: set[int] = field(default_factory=set)  # texts that would be false negatives here
+
+
+def _distinct(pair_N2: Ints, texts: int) -> Ints:
+    """Each unordered pair once, without pairs of a text with itself."""
+    low, high = pair_N2.min(axis=1), pair_N2.max(axis=1)
+    unordered = low * texts + high
+    order = np.lexsort((pair_N2[:, 0], unordered))
+    first = np.diff(unordered[order], prepend=-1) != 0
+    kept: Ints = order[first & (low != high)[order]]
+    return np.asarray(pair_N2[kept])
+
+
+def _with_partners(texts: pa.Array, pair_N2: Ints) -> TextPairs:
+    both = np.concatenate([pair_N2, pair_N2[:, ::-1]])
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    first = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=len(texts)))])
+    return TextPairs(texts, pair_N2, np.ascontiguousarray(both[:, 1]), first.astype(np.int64))
+
+
+def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, seed: int) -> SentenceTransformer:
+    """The encoder before training, equal on all ranks: the first rank alone trains the tokenizer."""
+    if shape.base is None:
+        tokenizer = train_tokenizer(shape, _sample_texts(terms, seed)) if ranks.index == 0 else None
+        model = assemble(shape, ranks.gather(tokenizer)[0])
+    else:
+        model = load_base(shape)
+    model.to(ranks.device)
+    ranks.share_weights(model)
+    return model
+
+
+def _sample_texts(terms: TextPairs, seed: int) -> Iterator[str]:
+    count = len(terms.texts)
+    chosen = (np.arange(count) if count <= TOKENIZER_TEXTS else
+              np.sort(np.random.default_rng([seed, 2]).choice(count, TOKENIZER_TEXTS, replace=False)))
+    for start in range(0, len(chosen), 10_000):
+        yield from terms.texts_at(chosen[start:start + 10_000])
+
+
+def _recall_on_first(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints) -> float | None:
+    recall: float | None = ranks.gather(recall_at_1(model, terms, rows) if ranks.index == 0 else None)[0]
+    return recall
+
+
+def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints, config: TextPairsConfig
+           ) -> dict[str, list[float]]:
+    """Trains in place. Returns by epoch `loss` (mean over steps and ranks), `seen` (pairs of all ranks), `steps`."""
+    torch.manual_seed(config.seed * 1_000 + ranks.index)  # dropout differs between ranks
+    order = np.random.default_rng([config.seed, 3])
+    loss = MultipleNegativesRankingLoss(model, scale=config.scale)
+    optimizer = ranks.distribute(
+        torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay), model)
+    batch = min(config.batch, max(2, len(rows) // ranks.count))
+    curves: dict[str, list[float]] = {"loss": [], "seen": [], "steps": []}
+    for epoch in range(config.epochs):
+        batches = batches_of_rank(terms, rows, batch, ranks, order)
+        _require_batches(batches, len(rows), ranks)
+        progress = [(epoch + (step + 0.5) / len(batches)) / config.epochs for step in range(len(batches))]
+        rates = [config.learning_rate * rate_factor(done, config.warmup) for done in progress]
+        mean = ranks.mean({"loss": _train_epoch(ranks, loss, optimizer, terms, batches, rates),
+                           "seen": sum(map(len, batches))})
+        _require_finite(mean["loss"], config)
+        for name, value in (("loss", round(mean["loss"], 6)), ("seen", round(mean["seen"] * ranks.count)),
+                            ("steps", len(batches))):
+            curves[name].append(value)
+        ranks.say(f"text encoder: epoch {epoch + 1} of {config.epochs}, loss {mean['loss']:.4f}")
+    return curves
+
+
+def _train_epoch(ranks: Ranks, loss: MultipleNegativesRankingLoss, optimizer: torch.optim.Optimizer, terms: TextPairs,
+                 batches: list[Ints], rates: list[float]) -> float:
+    """One pass over `batches`, each with its learning rate. Returns the mean loss of this rank."""
+    model = loss.model.train()
+    total = 0.0
+    for rows, rate in zip(batches, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        sides = [batch_to_device(model.preprocess(terms.texts_at(side)), ranks.device) for side in terms.pair_N2[rows].T]
+        optimizer.zero_grad()
+        value = loss(sides, labels=None)
+        value.backward()
+        optimizer.step()
+        total += value.item()
+    return total / len(batches)
+
+
+def _require_batches(batches: list[Ints], pairs: int, ranks: Ranks) -> None:
+    if not batches:
+        raise ContractError("table 'terms'", f"{pairs} pairs to train on, too few or too alike for a batch for each rank",
+                            f"{ranks.count} batches of two unrelated pairs or more", "bring more pairs, or lower "
+                            "text_pairs.ranks")
+
+
+def _require_finite(loss: float, config: TextPairsConfig) -> None:
+    if not np.isfinite(loss):
+        raise ConfigError("text_pairs.learning_rate", f"{config.learning_rate}, with which the loss became {loss}",
+                          "a rate at which training converges", "lower it, for example to a tenth")

@@ -1,0 +1,83 @@
+"""A ranker while it is trained: module, optimiser, losses and time. B rows of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from umair.errors import ContractError
+from umair.model.batch import Batch
+from umair.model.ranker import Ranker, RankerConfig
+from umair.training.checkpoint import build_ranker
+from umair.training.features import Features
+from umair.training.ranks import Ranks
+
+
+@dataclass
+class Trainee:
+    """`recent` holds losses as tensors until `take_loss` reads them, so that a GPU is not waited for at every step."""
+
+    name: str
+    config: RankerConfig
+    ranker: Ranker
+    optimizer: torch.optim.Optimizer
+    recent: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0  # spent in steps
+
+    @classmethod
+    def fresh(cls, name: str, config: RankerConfig, features: Features, ranks: Ranks, settings: Any) -> Trainee:
+        """Weights are drawn from `settings.seed` (TrainingConfig), whatever other rankers there are beside."""
+        torch.manual_seed(settings.seed)
+        ranker = build_ranker(config, features.widths)
+        for modality, scale in features.scales.items():
+            ranker.set_vector_scale(modality, *map(torch.from_numpy, scale))
+        ranker.to(ranks.device)
+        adam = torch.optim.Adam(ranker.parameters(), lr=settings.learning_rate, fused=True)
+        return cls(name, config, ranker, ranks.distribute(adam, ranker, name))
+
+    def step(self, batch: Batch, seed: int) -> None:
+        """One step on this rank's batch: binary cross-entropy of the logits, no penalties. `seed` draws the dropout."""
+        started = time.perf_counter()
+        torch.manual_seed(seed)
+        self.ranker.train()
+        self.optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(self.ranker(batch).logit_B, batch.label_B)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.recent.append(loss.detach())
+        self.seconds += time.perf_counter() - started
+
+    def take_loss(self, step: int, kept: str) -> float:
+        """The mean loss of this rank's recent steps, of which `step` is the last; forgets them.
+
+        Raises ContractError that names the first step whose loss was not a number; `kept` is the checkpoint before it.
+        """
+        losses: list[float] = torch.stack(self.recent).tolist()
+        self.recent.clear()
+        for place, loss in enumerate(losses, start=step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise ContractError(f"ranker '{self.name}', step {place}", f"loss {loss}", "a finite loss",
+                                    "lower training.learning_rate, or look for vectors that are not finite; "
+                                    f"the last good checkpoint is kept: {kept}")
+        return sum(losses) / len(losses)
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> Tensor:
+        """logit_B on the CPU, in evaluation mode."""
+        self.ranker.eval()
+        logit_B: Tensor = self.ranker(batch).logit_B
+        return logit_B.float().cpu()
+
+    def digest(self) -> str:
+        """Stands for all weights and statistics, bit by bit."""
+        sha = hashlib.sha256()
+        for tensor in self.ranker.state_dict().values():
+            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
