@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,13 @@ from umair.embedding.images import (
     pictures_to_embed,
 )
 from umair.errors import ClusterError, ContractError
-from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder, to_pixels
+from umair.model.image_encoder import (
+    ImageEncoderConfig,
+    build_image_encoder,
+    load_image_encoder,
+    save_image_encoder,
+    to_pixels,
+)
 from umair.picture import PictureLimits, decode_picture
 from umair.schema import IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import Store, write_folder
@@ -104,8 +109,8 @@ class Site:
 
 
 @pytest.fixture
-def site(spark: SparkSession, tmp_path: Path) -> Iterator[Site]:
-    yield Site(spark, tmp_path)
+def site(spark: SparkSession, tmp_path: Path) -> Site:
+    return Site(spark, tmp_path)
 
 
 # ---------------------------------------------------------------- what comes out
@@ -294,7 +299,7 @@ def test_too_many_rejects_stop_the_run_with_nothing_committed(site: Site) -> Non
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test does without")
 def test_cuda_without_a_gpu_is_refused(site: Site) -> None:
     site.put(1, picture_bytes(1))
-    with pytest.raises(ClusterError, match="embed_images.device=cuda: found no GPU in a Spark task"):
+    with pytest.raises(ClusterError, match=r"embed_images.device=cuda: found no GPU in a Spark task"):
         site.embed(CONFIG.model_copy(update={"device": "cuda"}))
     assert not site.store.exists(IMAGE_VECTORS.name)
 

@@ -166,6 +166,14 @@ def test_an_earlier_version_gives_the_earlier_vector_and_another_pack(store, fea
     assert pack_features(store, earlier, tmp_path / "packs").vectors["semantic"][3].tolist() == [3, 4]
 
 
+def test_a_site_without_pictures_has_none_known(store, tmp_path):
+    versions = {name: version for name, version in source(store).versions.items() if name != "image_vectors"}
+    features = pack_features(store, source(store, versions=versions), tmp_path / "packs")
+    assert not features.known["semantic"].any()
+    assert features.known["text"].any()
+    assert features.scales["semantic"][0].tolist() == [0, 0]
+
+
 def open_pack(root: str, folder: str, results) -> None:
     store = Store(root)
     results.put((pack_features(store, source(store), Path(folder)).folder / "facts.json").stat().st_mtime_ns)

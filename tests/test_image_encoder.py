@@ -125,7 +125,7 @@ def test_a_damaged_folder_is_a_clear_error(tmp_path: Path) -> None:
     save_image_encoder(tiny(), tmp_path)
     whole = (tmp_path / "weights.safetensors").read_bytes()
     (tmp_path / "weights.safetensors").write_bytes(whole[:-50])
-    with pytest.raises(StorageError, match="no whole image encoder .* run jobs/pretrain_image_encoder.py again"):
+    with pytest.raises(StorageError, match=r"no whole image encoder .* run jobs/pretrain_image_encoder.py again"):
         load_image_encoder(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -148,7 +148,7 @@ def test_weights_from_a_hugging_face_folder(tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     ResNetModel(tiny().backbone.config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="image_encoder.weights: found .*cannot be used"):
+    with pytest.raises(ConfigError, match=r"image_encoder.weights: found .*cannot be used"):
         tiny(weights=str(tmp_path), widths=(8, 16))
     with pytest.raises(ConfigError, match="weights are missing"):
         tiny(weights=str(tmp_path), depths=(3, 1))

@@ -12,7 +12,7 @@ from batches import WIDTHS, random_batch, rows_of
 
 from umair.errors import ContractError
 from umair.model.batch import Batch
-from umair.model.match import Match, Place, sum_listed
+from umair.model.match import Match, Matches, Place, sum_listed
 from umair.model.projection import Projection
 
 P, SHRINK = 5, 3.0
@@ -22,8 +22,12 @@ def trained_match(batch: Batch) -> Match:
     """In evaluation mode, with running statistics that are not the initial ones."""
     torch.manual_seed(2)
     match = Match(WIDTHS, P, SHRINK)
-    match(batch)
+    matches_of(match, batch)
     return match.eval()
+
+
+def matches_of(match: Match, batch: Batch) -> Matches:
+    return match(batch, {name: vectors_UD[batch.item_B] for name, vectors_UD in batch.vectors_UD.items()})
 
 
 def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarray:
@@ -50,7 +54,7 @@ def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarr
 def test_equals_the_formula_row_by_row():
     batch = random_batch(rows=12)
     match = trained_match(batch)
-    found = match(batch)
+    found = matches_of(match, batch)
     for m, modality in enumerate(match.modalities):
         wanted_BP = np.stack([written_out(match, batch, row, modality) for row in range(len(batch))])
         np.testing.assert_allclose(found.product_BMP[:, m].detach().numpy(), wanted_BP, rtol=0, atol=1e-6)
@@ -63,7 +67,7 @@ def test_equals_the_formula_row_by_row():
 def test_an_illustration_without_vector_matches_nothing_and_says_so():
     batch = random_batch()
     nothing_U = torch.zeros_like(batch.known_U["style"])
-    found = trained_match(batch)(replace(batch, known_U=batch.known_U | {"style": nothing_U}))
+    found = matches_of(trained_match(batch), replace(batch, known_U=batch.known_U | {"style": nothing_U}))
     assert (found.product_BMP[:, 1] == 0).all()
     assert not found.known_BM[:, 1].any()
     assert (found.product_BMP[:, 0] != 0).any()  # the other modalities go on
@@ -73,15 +77,15 @@ def test_what_stands_where_a_vector_is_unknown_is_never_seen():
     batch = random_batch()
     match = trained_match(batch)
     damaged = {name: vectors_UD.masked_fill(~batch.known_U[name][:, None], 1e6) for name, vectors_UD in batch.vectors_UD.items()}
-    torch.testing.assert_close(match(replace(batch, vectors_UD=damaged)), match(batch), rtol=0, atol=0)
+    torch.testing.assert_close(matches_of(match, replace(batch, vectors_UD=damaged)), matches_of(match, batch), rtol=0, atol=0)
     again = copy.deepcopy(match).train()  # training moves the running statistics
-    torch.testing.assert_close(again(replace(batch, vectors_UD=damaged)), match.train()(batch))
+    torch.testing.assert_close(matches_of(again, replace(batch, vectors_UD=damaged)), matches_of(match.train(), batch))
 
 
 def test_a_user_without_history_matches_nothing():
     batch = random_batch()
     none_BH = torch.full_like(batch.passed_BH, -1)
-    found = trained_match(batch)(replace(batch, bookmarked_BH=none_BH, passed_BH=none_BH))
+    found = matches_of(trained_match(batch), replace(batch, bookmarked_BH=none_BH, passed_BH=none_BH))
     assert (found.sum_BM == 0).all()
 
 
@@ -90,14 +94,14 @@ def test_order_of_history_and_empty_places_mean_nothing():
     match = trained_match(batch)
     shuffled_BH = torch.cat([batch.bookmarked_BH.flip(1), torch.full_like(batch.bookmarked_BH, -1)], 1)
     padded_BH = torch.cat([batch.passed_BH, torch.full_like(batch.passed_BH, -1)], 1)
-    torch.testing.assert_close(match(replace(batch, bookmarked_BH=shuffled_BH, passed_BH=padded_BH)), match(batch))
+    torch.testing.assert_close(matches_of(match, replace(batch, bookmarked_BH=shuffled_BH, passed_BH=padded_BH)), matches_of(match, batch))
 
 
 def test_swapping_bookmarked_and_passed_turns_the_sign():
     batch = random_batch()
     match = trained_match(batch)
-    swapped = match(replace(batch, bookmarked_BH=batch.passed_BH, passed_BH=batch.bookmarked_BH))
-    torch.testing.assert_close(swapped.sum_BM, -match(batch).sum_BM)
+    swapped = matches_of(match, replace(batch, bookmarked_BH=batch.passed_BH, passed_BH=batch.bookmarked_BH))
+    torch.testing.assert_close(swapped.sum_BM, -matches_of(match, batch).sum_BM)
 
 
 def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
@@ -108,14 +112,14 @@ def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
     match = trained_match(random_batch())
     place_P = match.places["style"](batch.vectors_UD["style"], batch.known_U["style"])[item]
     wanted_P = (place_P / 4) @ match.map_MPP[1] * place_P
-    torch.testing.assert_close(match(alone).product_BMP[0, 1], wanted_P)
+    torch.testing.assert_close(matches_of(match, alone).product_BMP[0, 1], wanted_P)
 
 
 def test_after_training_a_row_does_not_feel_its_batch():
     batch = random_batch()
     match = trained_match(batch)
     for row in range(len(batch)):
-        torch.testing.assert_close(match(rows_of(batch, [row])).product_BMP[0], match(batch).product_BMP[row])
+        torch.testing.assert_close(matches_of(match, rows_of(batch, [row])).product_BMP[0], matches_of(match, batch).product_BMP[row])
 
 
 def test_statistics_come_from_the_known_illustrations():

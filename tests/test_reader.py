@@ -55,6 +55,7 @@ def test_the_order_is_a_function_of_the_seed_and_a_resumed_epoch_goes_on_where_i
     assert numbers(read_batches(files, COLUMNS, sizes, order=(1, 0), pool=80)) == numbers(whole)
     assert numbers(read_batches(files, COLUMNS, sizes, order=(1, 0), pool=80, skip=3)) == numbers(whole[3:])
     assert numbers(read_batches(files, COLUMNS, sizes, order=(1, 1), pool=80)) != numbers(whole)  # the next epoch
+    assert numbers(whole[:1]) != sorted(numbers(whole[:1]))  # rows are permuted too, not files alone
     assert numbers(read_batches(files, COLUMNS, sizes)) == list(range(300))  # no order asked for
 
 

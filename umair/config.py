@@ -10,6 +10,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from umair.errors import ConfigError
 class Section(BaseModel):
     """A frozen group of keys that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True,
+                              coerce_numbers_to_str=True)  # `spark.sql.shuffle.partitions: 8` needs no quotes
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -35,7 +37,7 @@ def load_config(path: str | Path, overrides: list[str], schema: type[AnySection]
     """
     values = _read_with_base(Path(path), seen=())
     for override in overrides:
-        values = merge(values, _parse_override(override))
+        values = merge(values, _parse_override(override, schema))
     _refuse_unknown(values, schema, str(path), prefix="")
     try:
         return schema.model_validate(values)
@@ -75,7 +77,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is a list or mapping", key_node.start_mark)
             if key in keys:
                 where = key_node.start_mark
                 raise ConfigError(f"{where.name}:{where.line + 1}", f"key '{key}' twice", "each key once",
@@ -97,8 +101,8 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), "no readable file", "a YAML file", "check the path given to --config or base:"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), "no readable file", "a YAML file in UTF-8", "check the path given to --config or base:"
                           ) from error
     loader = _UniqueKeyLoader(text)
     loader.name = str(path)
@@ -107,7 +111,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(str(path), f"text that is not YAML ({error})", "YAML", "correct the line") from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -115,17 +119,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(override: str, schema: type[BaseModel]) -> dict[str, Any]:
     dotted, equals, text = override.partition("=")
-    if not equals or not dotted.strip():
+    parts = dotted.strip().split(".")
+    if not equals or not all(parts):
         raise ConfigError("command line", repr(override), "section.key=value", "write for example training.epochs=2")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError("command line", repr(override), "a YAML value after '='", "quote the value") from error
-    for part in reversed(dotted.strip().split(".")):
-        value = {part: value}
-    return typing.cast("dict[str, Any]", value)
+    return _nested(parts, schema, value)
+
+
+def _nested(parts: list[str], schema: type[BaseModel] | None, value: Any) -> dict[str, Any]:
+    """`value` below the keys `parts`. What follows the name of a plain mapping is one key, dots and all."""
+    if len(parts) == 1:
+        return {parts[0]: value}
+    field = schema.model_fields.get(parts[0]) if schema else None
+    if field is None:
+        return {parts[0]: _nested(parts[1:], None, value)}
+    section, named = _section_of(field.annotation), _section_of_values(field.annotation)
+    if section is None and named is None and typing.get_origin(field.annotation) is dict:
+        return {parts[0]: {".".join(parts[1:]): value}}
+    if named is not None and len(parts) > 2:
+        return {parts[0]: {parts[1]: _nested(parts[2:], named, value)}}
+    return {parts[0]: _nested(parts[1:], section, value)}
 
 
 def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str, prefix: str) -> None:
@@ -135,14 +153,24 @@ def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str,
             near = difflib.get_close_matches(str(key), list(known), n=1)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else "remove it"
             raise ConfigError(where, f"unknown key '{prefix}{key}'", f"one of {', '.join(sorted(known))}", hint)
-        inner = _section_of(known[str(key)].annotation)
-        if inner is not None and isinstance(value, dict):
-            _refuse_unknown(value, inner, where, f"{prefix}{key}.")
+        section, named = _section_of(known[key].annotation), _section_of_values(known[key].annotation)
+        if section is not None and isinstance(value, dict):
+            _refuse_unknown(value, section, where, f"{prefix}{key}.")
+        if named is not None and isinstance(value, dict):
+            for name, inner in value.items():
+                if isinstance(inner, dict):
+                    _refuse_unknown(inner, named, where, f"{prefix}{key}.{name}.")
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key of this type holds: `S` or `S | None`."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     for option in options:
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
     return None
+
+
+def _section_of_values(annotation: Any) -> type[BaseModel] | None:
+    """The section of each value of a `dict[str, S]`."""
+    return _section_of(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None

@@ -15,16 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from umair.errors import StorageError
 
 STALE_SECONDS = 24 * 3600.0  # an uncommitted folder older than this was left by a run that died
+KEEP_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)  # old versions stay readable
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Store:
 
     # ------------------------------------------------------------ tables
     def exists(self, name: str) -> bool:
-        return DeltaTable.is_deltatable(str(self._table(name)))
+        return bool(DeltaTable.is_deltatable(str(self._table(name))))
 
     def staging(self, name: str) -> Path:
         """A fresh folder inside the table, not yet part of it; write Parquet files there, then `commit` it."""
@@ -73,15 +75,15 @@ class Store:
         """
         table, (actions, schema) = self._table(name), self._actions(name, folder)
         properties = CommitProperties(custom_metadata={"umair": json.dumps(facts, sort_keys=True)})
+        if append and self.exists(name):
+            self._require_same_schema(name, schema)
         try:
             if self.exists(name):
-                self._require_same_schema(name, schema, append)
                 DeltaTable(str(table)).create_write_transaction(
-                    actions, "append" if append else "overwrite", Schema.from_arrow(schema),
-                    commit_properties=properties)
+                    actions, "append" if append else "overwrite", schema,
+                    commit_properties=properties, post_commithook_properties=KEEP_LOG)
             else:
-                create_table_with_add_actions(str(table), Schema.from_arrow(schema), actions,
-                                              name=name, commit_properties=properties)
+                create_table_with_add_actions(str(table), schema, actions, name=name, commit_properties=properties)
         except (DeltaError, OSError) as error:
             raise StorageError(f"table '{name}'", f"a commit that failed ({error})", "sole writer and free space",
                                "check the disk and that no other run writes this root, then run again") from error
@@ -97,51 +99,67 @@ class Store:
         except DeltaError as error:
             raise StorageError(f"table '{name}' below {self.root}", f"no readable version {version} ({error})",
                                "a committed version", "run the job that makes it again") from error
-        files = tuple(sorted(_plain_path(uri) for uri in table.file_uris()))
         actions = pa.table(table.get_add_actions(flatten=True))
+        files = tuple(sorted(str(self._table(name) / unquote(path)) for path in actions.column("path").to_pylist()))
         rows = sum(int(count or 0) for count in actions.column("num_records").to_pylist())
-        return Snapshot(name, table.version(), files, rows, _facts(table))
+        return Snapshot(name, table.version(), files, rows, self._facts(name, table.version()))
 
     def _table(self, name: str) -> Path:
         return self.root / "tables" / name
 
-    def _actions(self, name: str, folder: Path) -> tuple[list[AddAction], pa.Schema]:
+    def _actions(self, name: str, folder: Path) -> tuple[list[AddAction], Schema]:
         paths = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
         if not paths:
             raise StorageError(f"table '{name}'", f"no Parquet file in {folder}", "at least one, even if it has no rows",
                                "look for the writer's error above")
-        actions, schema = [], None
-        for path in paths:
-            try:
-                footer = pq.ParquetFile(path)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise StorageError(f"table '{name}'", f"{path.name}, which is no Parquet file ({error})",
-                                   "whole Parquet files", "run the step again") from error
-            schema = schema or footer.schema_arrow
-            stat = path.stat()
-            actions.append(AddAction(str(path.relative_to(self._table(name))), stat.st_size, {},
-                                     int(stat.st_mtime * 1000), True,
-                                     json.dumps({"numRecords": footer.metadata.num_rows})))
-        assert schema is not None
-        return actions, schema.remove_metadata()
+        footers = {path: self._footer(name, path) for path in paths}
+        schema = Schema.from_arrow(footers[paths[0]].schema_arrow.remove_metadata())
+        for path, footer in footers.items():
+            found = _types(Schema.from_arrow(footer.schema_arrow.remove_metadata()))
+            if found != _types(schema):
+                raise StorageError(f"table '{name}'", f"{path.name} with columns {found}",
+                                   f"one schema in all files, {_types(schema)}", "write all files in one go")
+        actions = [AddAction(str(path.relative_to(self._table(name))), path.stat().st_size, {},
+                             int(path.stat().st_mtime * 1000), True, json.dumps({"numRecords": footer.metadata.num_rows}))
+                   for path, footer in footers.items()]
+        return actions, schema
 
-    def _require_same_schema(self, name: str, schema: pa.Schema, append: bool) -> None:
-        if not append:
-            return
-        known = {field.name for field in DeltaTable(str(self._table(name))).schema().fields}
-        if known != set(schema.names):
-            raise StorageError(f"table '{name}'", f"columns {sorted(schema.names)}", f"columns {sorted(known)}",
+    def _footer(self, name: str, path: Path) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StorageError(f"table '{name}'", f"{path.name}, which is no Parquet file ({error})",
+                               "whole Parquet files", "run the step again") from error
+
+    def _require_same_schema(self, name: str, schema: Schema) -> None:
+        known = _types(DeltaTable(str(self._table(name))).schema())
+        if known != _types(schema):
+            raise StorageError(f"table '{name}'", f"columns {_types(schema)}", f"columns {known}",
                                "move the old table away or convert it")
 
+    def _log(self, name: str, version: int) -> list[dict[str, Any]]:
+        """What one version's commit wrote into the Delta log."""
+        text = (self._table(name) / "_delta_log" / f"{version:020}.json").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    def _facts(self, name: str, version: int) -> dict[str, Any]:
+        for entry in self._log(name, version):
+            if "commitInfo" in entry:
+                facts: dict[str, Any] = json.loads(entry["commitInfo"].get("umair", "{}"))
+                return facts
+        return {}
+
     def _sweep(self, name: str) -> None:
-        """Removes folders that a dead run left behind; committed ones of any version stay."""
-        table = self._table(name)
+        """Removes folders that a dead run left behind; those that any version committed stay."""
         if not self.exists(name):
             return
-        kept = {Path(_plain_path(uri)).parent for version in range(DeltaTable(str(table)).version() + 1)
-                for uri in DeltaTable(str(table), version=version).file_uris()}
-        for folder in table.glob("part-*"):
-            if folder not in kept and time.time() - folder.stat().st_mtime > STALE_SECONDS:
+        table = self._table(name)
+        stale = [folder for folder in table.glob("part-*") if time.time() - folder.stat().st_mtime > STALE_SECONDS]
+        newest = DeltaTable(str(table)).version() if stale else -1
+        kept = {Path(entry["add"]["path"]).parts[0]
+                for version in range(newest + 1) for entry in self._log(name, version) if "add" in entry}
+        for folder in stale:
+            if folder.name not in kept:
                 shutil.rmtree(folder)
 
     # ------------------------------------------------------------ models
@@ -168,15 +186,20 @@ class Store:
 
 
 def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """`write(temporary)` fills a folder and returns its facts; only then does `folder` appear, whole, with facts.json."""
+    """`write(temporary)` fills a folder and returns its facts; only then does `folder` appear, whole, with facts.json.
+
+    Raises StorageError when the disk does not take it; whatever `write` raises passes through, and nothing is left.
+    """
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         facts = write(temporary)
         write_atomically(temporary / "facts.json", json.dumps(facts, sort_keys=True, indent=1))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
@@ -194,9 +217,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -204,16 +227,20 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(str(path), f"a write that failed ({error})", "a writable folder with free space",
-                           "free some space or choose another root") from error
+        raise _unwritable(path, error) from error
 
 
-def _plain_path(uri: str) -> str:
-    return uri.removeprefix("file://")
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(str(path), f"a write that failed ({error})", "a writable folder with free space",
+                        "free some space or choose another root")
 
 
-def _facts(table: DeltaTable) -> dict[str, Any]:
-    newest = DeltaTable(table.table_uri)  # an old version's own history numbers its commits wrongly (deltalake 1.6)
-    commits = {int(commit["version"]): commit for commit in newest.history()}
-    facts: dict[str, Any] = json.loads(commits[table.version()].get("umair", "{}"))
-    return facts
+def _types(schema: Schema) -> dict[str, str]:
+    """Column -> type, without nullability, which Spark and pyarrow state differently."""
+    return {column["name"]: _type(column["type"]) for column in json.loads(schema.to_json())["fields"]}
+
+
+def _type(kind: str | dict[str, Any]) -> str:
+    if isinstance(kind, str):
+        return kind
+    return f"array of {_type(kind['elementType'])}" if kind["type"] == "array" else json.dumps(kind)

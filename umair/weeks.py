@@ -19,14 +19,13 @@ class Week:
     @classmethod
     def parse(cls, text: str) -> Week:
         """Reads '2026-W10'. Raises ConfigError for anything else, and for a week that the year does not have."""
-        match = re.fullmatch(r"(\d{4})-W(\d{2})", text)
+        match = re.fullmatch(r"([0-9]{4})-W([0-9]{2})", text)
         try:
-            if not match:
-                raise ValueError("no match")
-            date.fromisocalendar(int(match[1]), int(match[2]), 1)
-        except ValueError as error:
+            week = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+            _ = week.end  # a week that the calendar does not have has none
+        except (ValueError, OverflowError) as error:
             raise ConfigError("--week", repr(text), "an ISO week such as 2026-W10", "correct --week") from error
-        return cls(int(match[1]), int(match[2]))
+        return week
 
     @property
     def start(self) -> datetime:

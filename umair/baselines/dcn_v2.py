@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from umair.model.batch import COUNTERS, Batch
-from umair.model.cross_network import CrossNetMix
 from umair.model.profiles import tower
-from umair.model.ranker import Ranker, RankerConfig, Scores
+from umair.model.ranker import Ranker, RankerConfig, Scores, cross_network
 
 
 class DcnV2(Ranker):
@@ -26,7 +25,7 @@ class DcnV2(Ranker):
         super().__init__(config)
         self.user_profile, self.item_profile = config.user_profile(), config.item_profile()
         width = self.user_profile.width + self.item_profile.width + config.counters * len(COUNTERS)
-        self.cross = CrossNetMix(width, config.cross_layers, config.cross_rank, config.cross_experts)
+        self.cross = cross_network(config, width)
         self.deep = tower(width, config.deep, config.deep_dropout)
         self.out = nn.Linear(width + config.deep[-1], 1, bias=False)
         self.linear = config.linear_part() if config.linear else None

@@ -80,7 +80,8 @@ def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
     """illust_id, illust_index, image, image_content and the picture's present `state`; files are looked at, not read."""
     look = F.udf(functools.partial(_file_state, image_root), "string", useArrow=True)
     of_bytes = F.concat(F.lit("sha256|"), F.sha2("image_content", 256))
-    state = F.when(F.col("image_content").isNotNull(), of_bytes).otherwise(look.asNondeterministic()("image"))  # else Spark may look twice
+    of_file = look.asNondeterministic()("image")  # else Spark may move it to where it looks more than once
+    state = F.when(F.col("image_content").isNotNull(), of_bytes).otherwise(of_file)
     return pictures.select("illust_id", "illust_index", "image", "image_content", state.alias("state"))
 
 

@@ -90,11 +90,12 @@ def _legend(users: list[Line]) -> list[str]:
 def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     if value is None:
         return "–"
+    value = round(value, digits) + 0.0  # no minus before a zero
     return (f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}").replace("-", "−")
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{_number(100 * value, digits)} %"
 
 
 def _count(value: int | None) -> str:

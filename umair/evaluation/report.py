@@ -160,11 +160,9 @@ def _illustrate(spark: SparkSession, rows: DataFrame, subject: Subject, calibrat
 
 def _training_plot(training: dict[str, Any]) -> str:
     """Each ranker's loss along the rows seen over all epochs, and after the last epoch its validation loss."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for point in training["curve"]:
-        seen = point["epoch"] * training["rows"] + point["rows"]
-        for name, loss in point["loss"].items():
-            lines.setdefault(name_of(name), []).append((seen, loss))
+    names = sorted(training["rankers"], key=lambda name: name != MAIN)  # the ranker itself first
+    lines = {name_of(name): [(point["epoch"] * training["rows"] + point["rows"], point["loss"][name])
+                             for point in training["curve"]] for name in names}
     last = training["valid"][-1]["rankers"] if training["valid"] else {}
     return plots.training_curve(lines, {name_of(name): measure["log_loss"] for name, measure in last.items()})
 

@@ -24,7 +24,9 @@ class Matches(NamedTuple):
 
 
 class Match(nn.Module):
-    """The match of each modality; batch -> Matches. Beyond the paper, whose user vector knows ids and tags alone.
+    """The match of each modality. Beyond the paper, whose user vector knows ids and tags alone.
+
+    batch, vectors_BD of the rows' own illustrations by modality -> Matches.
 
     Each modality is projected and normalised once for the batch's distinct illustrations. The user's taste is the mean
     of the bookmarked less the mean of the passed-over ones, both with sum / (count + shrink), so that a short history
@@ -41,13 +43,14 @@ class Match(nn.Module):
         self.places = nn.ModuleDict({name: Place(name, wide, width) for name, wide in widths.items()})
         self.map_MPP = nn.Parameter(torch.empty(len(widths), width, width).uniform_(-(width ** -0.5), width ** -0.5))
 
-    def forward(self, batch: Batch) -> Matches:
+    def forward(self, batch: Batch, vectors_BD: dict[str, Tensor]) -> Matches:
         known_UM = torch.stack([batch.known_U[name] for name in self.modalities], 1)
+        known_BM = known_UM[batch.item_B]
         suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch, known_UM), self.map_MPP)
-        item_BMP = torch.stack([self.places[name](batch.vectors_UD[name][batch.item_B], batch.known_U[name][batch.item_B])
-                                for name in self.modalities], 1)
+        item_BMP = torch.stack([self.places[name](vectors_BD[name], known_BM[:, m])
+                                for m, name in enumerate(self.modalities)], 1)
         product_BMP = suits_BMP * item_BMP
-        return Matches(product_BMP, product_BMP.sum(-1), known_UM[batch.item_B])
+        return Matches(product_BMP, product_BMP.sum(-1), known_BM)
 
     @torch.no_grad()
     def _tastes(self, batch: Batch, known_UM: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class UmairRanker(Ranker):
                                       for name in self.modalities if name != "profile"})
         self.contribution = _contribution(config)
         mixed = shared * (1 if self.contribution else len(self.modalities))
-        self.cross = _cross(config, mixed + shared)
+        self.cross = cross_network(config, mixed + shared)
         self.match = _match(config, widths)
         self.weigh = nn.Linear(self.user_profile.width, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
@@ -180,11 +180,12 @@ class UmairRanker(Ranker):
     def score(self, batch: Batch) -> Scores:
         profile_BE = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
         user_BD = self._user(batch, profile_BE)
-        mixed_BX, weight_BM = self._contribute(batch, user_BD)
+        vectors_BD = {name: batch.vectors_UD[name][batch.item_B] for name in self.project}
+        mixed_BX, weight_BM = self._contribute(batch, user_BD, vectors_BD)
         head_BX = self.cross(torch.cat([mixed_BX, user_BD], 1))
         match_BM = None
         if self.match is not None and self.weigh is not None:
-            matches = self.match(batch)
+            matches = self.match(batch, vectors_BD)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
             match_BM = F.softplus(self.weigh(profile_BE)) * matches.sum_BM
         logit_B = self.deep(head_BX)[:, 0]
@@ -208,19 +209,15 @@ class UmairRanker(Ranker):
         item_BD: Tensor = self.item_tower(torch.cat(parts, 1))
         return item_BD
 
-    def _contribute(self, batch: Batch, user_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _contribute(self, batch: Batch, user_BD: Tensor, vectors_BD: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
-        modality_BMD = torch.stack([self._modality(name, batch) for name in self.modalities], 1)
+        modality_BMD = torch.stack([F.relu(self.project[name](vectors_BD[name])) if name in vectors_BD
+                                    else self._item(batch) for name in self.modalities], 1)
         known_BM = torch.stack([_known(name, batch) for name in self.modalities], 1)
         if self.contribution is None:
             return (modality_BMD * known_BM[:, :, None]).flatten(1), None
         mixed_BD, weight_BM = self.contribution(user_BD, modality_BMD, known_BM)
         return mixed_BD, weight_BM
-
-    def _modality(self, name: str, batch: Batch) -> Tensor:
-        if name == "profile":
-            return self._item(batch)
-        return F.relu(self.project[name](batch.vectors_UD[name][batch.item_B]))
 
 
 def _contribution(config: RankerConfig) -> AttentionContribution | None:
@@ -229,7 +226,8 @@ def _contribution(config: RankerConfig) -> AttentionContribution | None:
     return AttentionContribution(config.experts, config.attention_dropout, config.scaled_scores)
 
 
-def _cross(config: RankerConfig, width: int) -> nn.Module:
+def cross_network(config: RankerConfig, width: int) -> nn.Module:
+    """The config's cross network over `width` numbers, or nothing where it has no layers."""
     if not config.cross_layers:
         return nn.Identity()
     return CrossNetMix(width, config.cross_layers, config.cross_rank, config.cross_experts)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from umair import schema
@@ -31,7 +30,7 @@ from umair.tables.contract import (
     reject_rows,
     tally,
 )
-from umair.tables.raw import find_raw, read_raw
+from umair.tables.raw import LINE, find_raw, read_raw
 from umair.tables.tags import normalised
 from umair.tables.trusted import Trusted, keep
 
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("umair")
 
 TRUSTED = (schema.ILLUSTRATIONS, schema.USERS, schema.TAGS, schema.EVENTS, schema.TERMS)
+TIMES = {"catalogue": "created_at", "events": "at"}  # the column that says since when a row is there
+OPTIONAL = ("terms",)
 EVENT_RULES = {  # beyond the columns: name -> (SQL that a row keeps, SQL of the value to show)
     "unknown_user": ("user_index IS NOT NULL", "user_id"),
     "unknown_illustration": ("illust_index IS NOT NULL", "illust_id"),
@@ -82,72 +83,80 @@ def ingest(spark: SparkSession, config: RawConfig, week: Week, store: Store) -> 
     if not Path(config.image_root).is_dir():
         raise ConfigError(f"raw.image_root = {config.image_root}", "no such folder", "the folder of the pictures",
                           "correct raw.image_root")
+    judged = _judge_columns(spark, config.folder, week.end)
     cache = contextlib.ExitStack()
     with contextlib.ExitStack() as on_error:
         on_error.callback(cache.close)
-        intake, trusted = _Intake(spark, config, week.end, cache), Trusted(spark, store, cache)
+        intake, trusted = _Intake(judged, config.max_reject_share, cache), Trusted(spark, store, cache)
         catalogue, users = intake.catalogue(), trusted.users(intake.users())
         births = trusted.births(catalogue)
         events, terms, tags = intake.events(births, users), intake.terms(), trusted.tags(catalogue)
         frames = [trusted.illustrations(catalogue, births, tags), users, tags, events, terms]
         promised = {table.name: frame.to(_schema_of(spark, table)) for table, frame in zip(TRUSTED, frames, strict=True)}
         on_error.pop_all()
-    facts = {**trusted.facts, schema.INGEST_REJECTS: {"raw": {name: counted.as_facts()
-                                                              for name, counted in intake.tallies.items()}}}
-    return Ingested({**promised, schema.INGEST_REJECTS: intake.rejects()}, facts, intake.tallies, cache)
+    promised[schema.INGEST_REJECTS] = intake.rejects()
+    trusted.facts[schema.INGEST_REJECTS]["raw"] = {name: counted.as_facts() for name, counted in intake.tallies.items()}
+    return Ingested(promised, {name: trusted.facts[name] for name in promised}, intake.tallies, cache)
+
+
+def _judge_columns(spark: SparkSession, folder: str, end: datetime) -> dict[str, DataFrame]:
+    """Every raw table judged by its columns alone. Nothing runs yet, but what is missing or of a wrong type is refused."""
+    judged = {}
+    for table in schema.RAW_TABLES:
+        files = find_raw(Path(folder), table.name)
+        if not files and table.name not in OPTIONAL:
+            raise ContractError(f"raw table '{table.name}' in {folder}", "nothing of that name",
+                                f"{table.name}.parquet, .jsonl, .json or .csv, or a folder {table.name}/ of such files",
+                                "hand over the table, or correct raw.folder")
+        frames = read_raw(spark, files, table) if files else [spark.createDataFrame([], f"{table.columns}, {LINE} string")]
+        judged[table.name] = judge(frames, table, _schema_of(spark, table), TIMES.get(table.name), end)
+    return judged
 
 
 @dataclass
 class _Intake:
-    """Judges one raw table after the other, and remembers what was set aside."""
+    """Takes in one raw table after the other, and remembers what was set aside."""
 
-    spark: SparkSession
-    config: RawConfig
-    end: datetime
+    judged: dict[str, DataFrame]
+    max_reject_share: float
     cache: contextlib.ExitStack
     tallies: dict[str, Tally] = field(default_factory=dict)
     set_aside: list[DataFrame] = field(default_factory=list)
 
     def catalogue(self) -> DataFrame:
-        """Kept rows; of two with one id, the later created stays."""
-        judged = self._judge(schema.RAW_CATALOGUE, "created_at", "duplicate_key", F.col("created_at").desc())
-        return self._accept(judged.withColumn("tags", normalised(F.col("tags"))), schema.RAW_CATALOGUE)
+        """Kept rows with tags in one spelling; of two rows with one id, the later created stays."""
+        table = schema.RAW_CATALOGUE
+        once = mark_duplicates(self.judged[table.name], table, "duplicate_key", [F.col("created_at").desc()])
+        return self._accept(once.withColumn("tags", normalised(F.col("tags"))), table)
 
     def users(self) -> DataFrame:
-        return self._accept(self._judge(schema.RAW_USERS, None, "duplicate_key"), schema.RAW_USERS)
+        """Kept rows, one a user."""
+        table = schema.RAW_USERS
+        return self._accept(mark_duplicates(self.judged[table.name], table, "duplicate_key", []), table)
 
     def terms(self) -> DataFrame:
-        """Kept rows, none if there is no such table. Sites gather terms from many sources: a duplicate is not bad."""
-        if not find_raw(Path(self.config.folder), schema.RAW_TERMS.name):
-            return self.spark.createDataFrame([], schema.RAW_TERMS.columns)
-        judged = self._judge(schema.RAW_TERMS, None, "duplicate_key")
-        return self._accept(judged, schema.RAW_TERMS, free=("duplicate_key",))
+        """Kept rows, each once. Sites gather terms from many sources: a duplicate is set aside, but is not bad."""
+        table = schema.RAW_TERMS
+        once = mark_duplicates(self.judged[table.name], table, "duplicate_key", [])
+        return self._accept(once, table, free=("duplicate_key",))
 
     def events(self, births: DataFrame, users: DataFrame) -> DataFrame:
-        """Kept rows with user_index and illust_index, of users and illustrations that were kept."""
-        judged = self._judge(schema.RAW_EVENTS, "at", "duplicate_event")
-        known = (judged.join(users.select("user_id", "user_index"), "user_id", how="left")
+        """Kept rows, each once, with user_index and illust_index, of users and illustrations that were kept."""
+        table = schema.RAW_EVENTS
+        once = mark_duplicates(self.judged[table.name], table, "duplicate_event", [])
+        known = (once.join(users.select("user_id", "user_index"), "user_id", how="left")
                  .join(births, "illust_id", how="left"))
-        return self._accept(add_breaks(known, schema.RAW_EVENTS, EVENT_RULES).drop("created_at"), schema.RAW_EVENTS)
+        return self._accept(add_breaks(known, table, EVENT_RULES).drop("created_at"), table)
 
     def rejects(self) -> DataFrame:
         """Every row that was set aside, as schema.REJECTS."""
-        return reduce(lambda one, other: one.unionByName(other), self.set_aside).coalesce(1)
-
-    def _judge(self, table: Table, time: str | None, duplicate: str, *best_first: Column) -> DataFrame:
-        files = find_raw(Path(self.config.folder), table.name)
-        if not files:
-            raise ContractError(f"raw table '{table.name}' in {self.config.folder}", "nothing of that name",
-                                f"{table.name}.parquet, .jsonl, .json or .csv, or a folder {table.name}/ of such files",
-                                "hand over the table, or correct raw.folder")
-        frames = read_raw(self.spark, files, table)
-        judged = judge(frames, table, _schema_of(self.spark, table), time, self.end)
-        return mark_duplicates(judged, table, duplicate, list(best_first))
+        return reduce(lambda one, other: one.unionByName(other), self.set_aside)
 
     def _accept(self, judged: DataFrame, table: Table, free: tuple[str, ...] = ()) -> DataFrame:
         judged = keep(judged, self.cache)
         counted = tally(judged, table)
-        check_tally(counted, table, self.config.max_reject_share, free)
+        if counted.rows or table.name not in OPTIONAL:
+            check_tally(counted, table, self.max_reject_share, free)
         log.info("%s: %s rows, %s kept, %s set aside, %s not yet there", table.name,
                  *(f"{count:,}" for count in (counted.rows, counted.kept, counted.set_aside, counted.not_yet)))
         self.tallies[table.name] = counted

@@ -8,7 +8,7 @@ from typing import Any
 
 from umair.schema import window_table
 from umair.storage import Snapshot, Store, read_facts
-from umair.training.packing import TABLES, FeatureSource
+from umair.training.packing import TABLES, VECTOR_TABLES, FeatureSource
 from umair.training.reader import count_rows
 from umair.weeks import Week
 
@@ -26,10 +26,12 @@ class TrainingInputs:
                 ) -> TrainingInputs:
         """The tables as they stood for `week`; the encoders are given by their folders' facts.
 
-        Raises StorageError for a missing table or a damaged file.
+        A site without any picture or text has no table of their vectors; then none is known. Raises StorageError for
+        another missing table and for a damaged file.
         """
         windows = {split: snapshot_of(store, window_table(split), week) for split in ("train", "valid")}
-        versions = {name: snapshot_of(store, name, week).version for name in TABLES}
+        versions = {name: snapshot_of(store, name, week).version for name in TABLES
+                    if name not in VECTOR_TABLES or store.exists(name)}
         widths = {"semantic": image_encoder["semantic_width"], "style": image_encoder["style_width"],
                   "text": text_encoder["width"]}
         source = FeatureSource(versions, image_encoder["fingerprint"], text_encoder["fingerprint"], widths)

@@ -29,21 +29,22 @@ STATIC_FIELDS = ("restrict", "sanity_level", "x_restrict", "width", "height", "i
 USER_COLUMNS = ("user_index", "username")
 UNKNOWN = -1  # in item_fields, item_tags and user_fields
 READ_ROWS = 4_096  # rows of a table in memory at once
-TABLES = (ILLUSTRATIONS.name, USERS.name, TAGS.name, IMAGE_VECTORS.name, TEXT_VECTORS.name)
+VECTOR_TABLES = (IMAGE_VECTORS.name, TEXT_VECTORS.name)
+TABLES = (ILLUSTRATIONS.name, USERS.name, TAGS.name, *VECTOR_TABLES)
 
 
 @dataclass(frozen=True)
 class FeatureSource:
     """What a pack is made from: exact table versions, and the two encoders whose vectors count. Names the pack."""
 
-    versions: dict[str, int]  # of each of TABLES
+    versions: dict[str, int]  # of each of TABLES; one of VECTOR_TABLES may be missing, then it has no vectors
     image_encoder: str  # fingerprint
     text_encoder: str  # fingerprint
     widths: dict[str, int]  # of semantic, style and text vectors
 
     @property
     def key(self) -> str:
-        return fingerprint([{name: self.versions[name] for name in TABLES}, self.image_encoder, self.text_encoder,
+        return fingerprint([[self.versions.get(name) for name in TABLES], self.image_encoder, self.text_encoder,
                             self.widths])
 
 
@@ -68,7 +69,7 @@ class _Packer:
 
     def __init__(self, store: Store, source: FeatureSource, folder: Path) -> None:
         self.store, self.source, self.folder = store, source, folder
-        self.rows = {name: store.snapshot(name, source.versions[name]).rows for name in TABLES}
+        self.rows = {name: store.snapshot(name, version).rows for name, version in source.versions.items()}
         self.illustrations, self.tags = self.rows[ILLUSTRATIONS.name], self.rows[TAGS.name]
 
     def pack(self) -> dict[str, Any]:
@@ -201,7 +202,9 @@ class _Packer:
 
     def _files(self, table: str) -> list[str]:
         """The pinned version's files, in the order in which versions first had them, and by name within one."""
-        newest = self.source.versions[table]
+        newest = self.source.versions.get(table)
+        if newest is None:
+            return []
         wanted, ordered = set(self.store.snapshot(table, newest).files), []
         for version in range(newest + 1):
             new = wanted & set(self.store.snapshot(table, version).files)

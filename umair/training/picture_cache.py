@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from umair.errors import StorageError
 from umair.picture import RGB, PictureError, PictureLimits, decode_picture, read_picture
+from umair.training.ahead import ahead
 
 UNSEEN, KEPT, BROKEN = 0, 1, 2  # states of a row
 
@@ -39,7 +40,6 @@ class PictureCache:
         self.broken: Counter[str] = Counter()
         self._sources, self._root, self._size, self._limits = sources, image_root, size, limits
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._state_N = np.full(len(sources), UNSEEN, dtype=np.uint8)
         self._kept_NHWC = _disk_array(min(len(sources), most_bytes // (size * size * 3)), size)
 
@@ -48,13 +48,7 @@ class PictureCache:
 
     def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[PictureRows]:
         """`read` of each group of rows, the next one always under way while the caller works."""
-        coming = None
-        for row_B in rows:
-            ready, coming = coming, self._ahead.submit(self.read, row_B)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
+        return ahead(map(self.read, rows), depth=1)
 
     def read(self, row_B: NDArray[np.int64]) -> PictureRows:
         """The pictures of these rows, from the kept ones or decoded now."""
@@ -70,7 +64,6 @@ class PictureCache:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._ahead.shutdown()
         self._threads.shutdown()
 
     def _decode(self, row: int) -> RGB | PictureError:

@@ -22,12 +22,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from umair.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder, save_image_encoder, to_pixels
 from umair.picture import RGB
 from umair.storage import write_folder
+from umair.training.progress import Progress
 from umair.training.ranks import Ranks
 from umair.training.shares import count_steps, step_sizes
 from umair.training.tagged_pictures import TaggedConfig, TaggedPictures, open_tagged
 
 CURVE_POINTS = 60  # of the loss curve, however long the training
-SAY_SECONDS = 5.0  # between two lines of progress
 
 
 class PretextConfig(TaggedConfig):
@@ -104,26 +104,30 @@ def fit(ranks: Ranks, model: TagModel, train: TaggedPictures, config: PretextCon
     """Trains in place with Adam; returns the loss curve as [pictures seen by all ranks, mean loss since the last point]."""
     ranks.share_weights(model)
     optimizer = ranks.distribute(torch.optim.Adam(model.parameters(), lr=config.learning_rate), model)
-    rows, chance = len(train), np.random.default_rng((config.seed, ranks.index))
-    steps = config.epochs * count_steps([rows], config.batch)
-    progress, losses, curve = _Progress(ranks, config.epochs * rows * ranks.count), [], []
+    order, chance = (np.random.default_rng((config.seed, ranks.index, use)) for use in range(2))  # order runs in a thread
+    steps, done, losses, curve = config.epochs * count_steps([len(train)], config.batch), 0, [], []
+    progress = Progress(ranks.say, "image pretext", config.epochs * len(train) * ranks.count)
     model.train()
-    for step, batch in enumerate(train.pictures.batches(_random_batches(rows, config, chance))):
-        pixels_BCHW = to_pixels(augment(batch.pictures_BHWC, config, chance)).to(ranks.device)
+    for step, batch in enumerate(train.pictures.batches(_random_batches(len(train), config, order)), start=1):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * pace(step, steps, config.warm_up)
-        optimizer.zero_grad()
-        loss = tag_loss(model(pixels_BCHW), train.target(batch.row_B).to(ranks.device),
-                        torch.from_numpy(batch.readable_B).to(ranks.device), config)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
-        progress.add(len(batch.row_B) * ranks.count, losses[-1])
-        if step + 1 == steps or (step + 1) % max(1, steps // CURVE_POINTS) == 0:  # on every rank at the same step
-            curve.append([progress.done, round(ranks.mean({"loss": float(np.mean(losses))})["loss"], 5)])
+        logit_BT = model(to_pixels(augment(batch.pictures_BHWC, config, chance)).to(ranks.device))
+        loss = tag_loss(logit_BT, train.target(batch.row_B), torch.from_numpy(batch.readable_B), config)
+        losses.append(_step_down(optimizer, loss))
+        done += len(batch.row_B) * ranks.count
+        progress.show(done, {"tags": losses[-1]})
+        if step == steps or step % max(1, steps // CURVE_POINTS) == 0:  # on every rank at the same step
+            curve.append([done, round(ranks.mean({"loss": float(np.mean(losses))})["loss"], 5)])
             losses.clear()
     ranks.share_statistics(model)
     return curve
+
+
+def _step_down(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
 
 
 def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: PretextConfig) -> Tensor:
@@ -131,6 +135,7 @@ def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: Pr
 
     Without a readable picture it is 0 and still reaches every weight, so that no rank leaves an allreduce out.
     """
+    target_BT, readable_B = target_BT.to(logit_BT.device), readable_B.to(logit_BT.device)
     loss_BT = binary_cross_entropy_with_logits(logit_BT, target_BT, reduction="none")
     if config.loss == "focal":
         loss_BT = loss_BT * (1.0 - torch.exp(-loss_BT)) ** config.focal_gamma
@@ -138,11 +143,11 @@ def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: Pr
 
 
 def pace(step: int, steps: int, warm_up: float) -> float:
-    """The share of the highest learning rate at a step: a line up, then half a cosine down to 0."""
+    """The share of the highest learning rate at a step, counted from 1: a line up, then half a cosine down to 0."""
     rising = warm_up * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / (steps - rising))
+    if step <= rising:
+        return step / rising
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / (steps - rising + 1))
 
 
 def augment(pictures_BHWC: RGB, config: PretextConfig, chance: np.random.Generator) -> RGB:
@@ -166,24 +171,6 @@ def _random_batches(rows: int, config: PretextConfig, chance: np.random.Generato
     ends = np.cumsum(step_sizes(rows, count_steps([rows], config.batch)))
     for _ in range(config.epochs):
         yield from np.split(chance.permutation(rows), ends[:-1])
-
-
-class _Progress:
-    """Says now and then how far training is: pictures, rate, loss, time left."""
-
-    def __init__(self, ranks: Ranks, total: int) -> None:
-        self.done = 0
-        self._ranks, self._total = ranks, total
-        self._started = self._said = time.monotonic()
-
-    def add(self, rows: int, loss: float) -> None:
-        self.done += rows
-        now = time.monotonic()
-        if now - self._said >= SAY_SECONDS or self.done == self._total:
-            rate = self.done / max(now - self._started, 1e-9)
-            self._ranks.say(f"image pretext: {self.done:,} of {self._total:,} pictures, {rate:,.0f}/s, loss {loss:.4f}, "
-                            f"{(self._total - self.done) / rate:,.0f} s left")
-            self._said = now
 
 
 # ---------------------------------------------------------------- measuring
