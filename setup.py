@@ -25,6 +25,7 @@ setup(
         "pydantic>=2.10,<3",
         "pyyaml>=6,<7",
         "jinja2>=3.1,<4",
+        "markupsafe>=2.1",
         "matplotlib>=3.9,<4",
         "scikit-learn>=1.5",
         "tqdm>=4.66",

@@ -21,7 +21,7 @@ def build_windows(job: Job) -> dict[str, Any]:
     for split, rows in windows.items():
         start, end = bounds[split]
         told = {**facts[split], "start": start.isoformat(), "end": end.isoformat()}
-        outputs[split] = {**told, "version": job.commit(window_table(split), rows, facts=told).version}
+        outputs[split] = {**told, "version": job.commit(window_table(split), rows, **told).version}
     job.spark.catalog.clearCache()  # the rows that the three splits shared
     return outputs
 

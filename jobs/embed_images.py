@@ -3,6 +3,7 @@
 spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
 """
 
+from pathlib import Path
 from typing import Any
 
 from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed
@@ -14,7 +15,8 @@ from umair.storage import read_facts
 def embed_images(job: Job) -> dict[str, Any]:
     """Embeds what this encoder has not tried yet; with nothing to embed it commits nothing."""
     require_finished(job, "ingest_tables", "pretrain_image_encoder")
-    folder, root, config = job.model_folder("pretrain_image_encoder"), job.config.raw.image_root, job.config.embed_images
+    folder, config = job.model_folder("pretrain_image_encoder"), job.config.embed_images
+    root = str(Path(job.config.raw.image_root).absolute())
     encoder = read_facts(folder)["fingerprint"]
     illustrations = job.read(ILLUSTRATIONS.name)
     vectors, rejects = (job.read(name) if job.store.exists(name) else None for name in (IMAGE_VECTORS.name, IMAGE_REJECTS))

@@ -22,7 +22,7 @@ WIDTHS = {"semantic": 6, "style": 5, "text": 4}
 SMALL = {"user_fields": {"user_id": 50, "username": 10}, "item_fields": {"illust_id": 50, "artist_id": 20},
          "tag_buckets": 30, "tower": (8, 4), "deep": (8, 4), "match_width": 3}
 MAIN = RankerConfig(**SMALL, match=True, counters=True)
-RIVAL = RankerConfig(form="dcn_v2", **{**SMALL, "tag_buckets": 20})  # other buckets than the ranker's
+RIVAL = RankerConfig(form="dcn_v2", **{**SMALL, "tag_buckets": 8})  # fewer than TAGS, so that it needs a batch of its own
 TAG_NAMES = ["<b>bold</b>", *[f"タグ{one}" for one in range(1, TAGS)]]
 COLD = range(30, ILLUSTRATIONS)  # illustrations without a training row
 INT, LONG, FLOATS, INTS, TEXT = pa.int32(), pa.int64(), pa.list_(pa.float32()), pa.list_(pa.int32()), pa.string()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(2, 1), style_blocks=2)
-CONFIG = EmbedImagesConfig(batch=3, threads=2, partitions=2)
+CONFIG = EmbedImagesConfig(batch=3, threads=2, partitions=1)
 
 
 def picture_bytes(seed: int) -> bytes:
@@ -119,7 +119,7 @@ def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
         site.put(key, picture_bytes(key))
     site.rows[7] = (None, picture_bytes(7))  # bytes in the catalogue
     site.rows[8] = (None, None)  # no picture: no fault
-    facts = site.embed()
+    facts = site.embed(CONFIG.model_copy(update={"partitions": 2}))
     vectors, encoder = site.vectors(), load_image_encoder(site.encoder_folder)
     pictures = np.stack([decode_picture(picture_bytes(key), 32, PictureLimits()) for key in range(8)])
     with torch.inference_mode():
@@ -132,6 +132,7 @@ def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
     assert vectors["sha256"].tolist() == [hashlib.sha256(picture_bytes(key)).hexdigest() for key in range(8)]
     assert facts["rows"] == {"new": 8, "changed": 0, "retried": 0}
     assert sum(part["rows"] for part in facts["partitions"]) == 8
+    assert len(facts["partitions"]) == 2
     assert min(facts["seconds"].values()) > 0
     assert count_pictures(site.illustrations) == {"with_picture": 8, "without_picture": 1}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
+import fcntl
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -174,21 +174,19 @@ def test_a_site_without_pictures_has_none_known(store, tmp_path):
     assert features.scales["semantic"][0].tolist() == [0, 0]
 
 
-def open_pack(root: str, folder: str, results) -> None:
-    store = Store(root)
-    results.put((pack_features(store, source(store), Path(folder)).folder / "facts.json").stat().st_mtime_ns)
-
-
-def test_several_processes_pack_once(store, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=open_pack, args=(str(store.root), str(tmp_path / "packs"), results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    times = {results.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join()
-    assert len(times) == 1  # the second opened what the first had made
+def test_a_pack_is_made_by_one_at_a_time_and_once(store, tmp_path):
+    key = source(store).key
+    (tmp_path / "packs").mkdir()
+    with (tmp_path / "packs" / f"{key}.lock").open("w") as held:  # as another process would
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=pack_features, args=(store, source(store), tmp_path / "packs"))
+        waiting.start()
+        waiting.join(timeout=0.5)
+        assert waiting.is_alive()
+    waiting.join(timeout=60)
+    made = (tmp_path / "packs" / key / "facts.json").stat().st_mtime_ns
+    pack_features(store, source(store), tmp_path / "packs")
+    assert (tmp_path / "packs" / key / "facts.json").stat().st_mtime_ns == made
 
 
 def test_a_pack_that_is_not_whole_is_refused(features):

@@ -53,9 +53,9 @@ def test_short_interest_is_of_few_and_fresh_bookmarks():
     assert interest.at(110) == Interest((2, 3), (0.5, 0.5))  # exactly the span ago still counts
     assert interest.at(111) == Interest((3,), (1.0,))
     assert interest.at(121) == Interest()
-    interest.add(2, 130, [2])
-    interest.add(2, 131, [2])
-    assert interest.at(132) == Interest((2,), (1.0,))  # bookmarked again: still one illustration
+    for illust, at_us in ((3, 129), (2, 130), (2, 131)):
+        interest.add(illust, at_us, [illust])
+    assert interest.at(132) == Interest((2, 3), (0.5, 0.5))  # bookmarked again: still one illustration
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
@@ -64,13 +64,14 @@ def test_a_user_may_span_batches(size):
     dice, passing = random.Random(5), []
     for user in range(3):
         for at_us in range(40):
-            what = dice.choice([ROW, VIEW, BOOKMARK])
+            what = dice.choice([ROW, VIEW, BOOKMARK]) if at_us else ROW
             tags = [dice.randrange(6)] if what == BOOKMARK else None
             passing.append((user, dice.randrange(8), at_us, what, tags))
     whole, cut = (pa.Table.from_batches(let_pass(batches(passing, size), LENGTHS, ["user_index", "at_us"]))
                   for size in (len(passing), size))
     assert cut.equals(whole)
     first_rows = [row for row in whole.to_pylist() if row["at_us"] == 0]
+    assert len(first_rows) == 3
     assert all(row["user_views"] == 0 and set(row["bookmarked"]) == {-1} for row in first_rows)
 
 

@@ -67,7 +67,7 @@ def test_headline_figures_equal_a_direct_computation(evaluated, rows):
 
 
 def test_popularity_is_the_better_of_count_and_rate(evaluated, rows, site):
-    base_rate = pd.read_parquet(site.store.snapshot("window_train").files)["label"].mean()
+    base_rate = pd.read_parquet(list(site.store.snapshot("window_train").files))["label"].mean()
     rate = ((rows["illust_bookmarks"] + 10 * base_rate) / (rows["illust_views"] + 10)).clip(upper=1)
     expected = {"popularity": metrics.auc(rows["label"], rows["illust_bookmarks"]), "bookmark_rate": metrics.auc(rows["label"], rate)}
     found = {line["ranker"]: line["auc"] for line in evaluated[0]["slices"] if line["slice"] == "all"}

@@ -24,6 +24,7 @@ from umair.training.tag_pretext import (
     augment,
     mean_average_precision,
     pace,
+    save_pretrained,
     tag_loss,
     train_pretext,
 )
@@ -258,6 +259,14 @@ def test_the_same_seed_gives_the_same_encoder(catalogue: tuple[list[str], str], 
     prints = [train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", epochs=1, seed=seed))["fingerprint"]
               for seed in (0, 0, 1)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_weights_that_are_given_are_saved_as_they_are(tmp_path: Path) -> None:
+    config = ImageEncoderConfig(**ENCODER)
+    given = save_pretrained(build_image_encoder(config), tmp_path / "given", {"epochs": 3})
+    again = config.model_copy(update={"weights": str(tmp_path / "given" / "weights.safetensors")})
+    kept = save_pretrained(build_image_encoder(again), tmp_path / "kept", {"epochs": 0})
+    assert kept == read_facts(tmp_path / "kept") == {**given, "epochs": 0}
 
 
 def test_two_horovod_ranks_learn_together(spark: SparkSession, catalogue: tuple[list[str], str], tmp_path: Path) -> None:

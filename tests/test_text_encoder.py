@@ -65,6 +65,12 @@ def test_words_that_share_characters_share_tokens(encoder):
     assert not tokens["子猫"] & tokens["dog"]
 
 
+def test_han_characters_stay_single_however_often_they_stand_together():
+    often = build_text_encoder(SMALL, ["青猫 one", "青猫 two", "青猫 three"]).tokenizer
+    assert often.tokenize("青猫") == ["青", "猫"]
+    assert often.tokenize("青い") == ["青", *often.tokenize("い")]
+
+
 def test_case_and_width_do_not_matter(encoder):
     vectors_ND = encoder.encode(["BLUE cat", "blue cat", "blue dog"])
     np.testing.assert_allclose(vectors_ND[0], vectors_ND[1], atol=1e-6)
@@ -115,7 +121,9 @@ def test_the_tokenizer_and_the_length_limit_count_in_the_fingerprint(encoder):
     shorter = build_text_encoder(SMALL, TEXTS)
     shorter.max_seq_length = 64
     assert text_encoder_facts(shorter)["fingerprint"] != fingerprint
-    assert text_encoder_facts(build_text_encoder(SMALL, ["other words", "other texts"]))["fingerprint"] != fingerprint
+    one, other = (build_text_encoder(SMALL, [text]) for text in ("ab ab", "cd cd"))
+    assert torch.equal(one[2].linear.weight, other[2].linear.weight)  # the same weights, another tokenizer
+    assert text_encoder_facts(one)["fingerprint"] != text_encoder_facts(other)["fingerprint"]
 
 
 def test_first_weights_depend_on_the_seed_and_leave_the_callers_random_state_alone():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import DataFrame, SparkSession
 from windows_by_hand import Event, expected_windows
 
 from umair.errors import ContractError
@@ -16,9 +18,6 @@ from umair.weeks import Week
 from umair.windows.build import EARLIEST, WindowsConfig, build_windows, describe_windows, split_bounds
 from umair.windows.files import deal, one_file_a_partition
 from umair.windows.interactions import label_interactions
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
 
 WEEK = Week(2026, 10)  # ends on Monday 2026-03-09 00:00 UTC
 END = datetime(2026, 3, 9, tzinfo=timezone.utc)
@@ -47,13 +46,12 @@ def frames(spark: SparkSession, events: list[Event], tags: dict[int, list[int]] 
 
 def collect(windows: dict[str, DataFrame]) -> dict[str, list[dict[str, Any]]]:
     """Rows by split, sorted by key, moments in UTC."""
-    found = {}
-    for split, frame in windows.items():
-        rows = [row.asDict() for row in frame.selectExpr("*", "unix_micros(at) AS us").collect()]
-        for row in rows:
-            row["at"] = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=row.pop("us"))
-        found[split] = by_key(rows)
-    return found
+    told = [frame.selectExpr("*", f"'{split}' AS split", "unix_micros(at) AS us") for split, frame in windows.items()]
+    found: dict[str, list[dict[str, Any]]] = {split: [] for split in windows}
+    for row in (row.asDict() for row in reduce(DataFrame.unionByName, told).collect()):
+        row["at"] = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=row.pop("us"))
+        found[row.pop("split")].append(row)
+    return {split: by_key(rows) for split, rows in found.items()}
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from umair.config import Section, fingerprint, load_config
+from umair.config import Section, fingerprint, load_config, merge
 from umair.embedding.images import EmbedImagesConfig
 from umair.embedding.texts import EmbedTextsConfig
 from umair.errors import ConfigError, StorageError, UmairError
@@ -61,6 +61,17 @@ class Config(Section):
     evaluation: EvaluationConfig
     world: WorldConfig = WorldConfig()
     spark: dict[str, str] = Field(default_factory=dict)  # laid over what spark-submit was given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rivals_say_what_differs(cls, values: Any) -> Any:
+        """A rival under `training.rivals` is the ranker with the keys that it names changed."""
+        training = values.get("training") if isinstance(values, dict) else None
+        rivals = training.get("rivals") if isinstance(training, dict) else None
+        if not isinstance(rivals, dict) or not all(isinstance(rival, dict) for rival in rivals.values()):
+            return values
+        whole = {name: merge(values.get("ranker") or {}, rival) for name, rival in rivals.items()}
+        return {**values, "training": {**training, "rivals": whole}}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from umair.config import Section
@@ -113,8 +113,10 @@ def _open(content: bytes, limits: PictureLimits) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too_many_pixels", str(error)) from error
-    except Exception as error:  # as above
-        raise PictureError("truncated", f"unreadable header in {len(content)} bytes") from error
+    except UnidentifiedImageError as error:  # its text names a place in memory
+        raise PictureError("damaged", f"unreadable header in {len(content)} bytes") from error
+    except Exception as error:  # as in decode_picture
+        raise _broken(error) from error
     _check_pixels(image.size, limits)
     return image
 

@@ -6,6 +6,7 @@ transaction. A step killed before that leaves the last version intact. Readers r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -226,7 +227,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise _unwritable(path, error) from error
 
 

@@ -20,12 +20,16 @@ class Week:
     def parse(cls, text: str) -> Week:
         """Reads '2026-W10'. Raises ConfigError for anything else, and for a week that the year does not have."""
         match = re.fullmatch(r"([0-9]{4})-W([0-9]{2})", text)
-        try:
-            week = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
-            _ = week.end  # a week that the calendar does not have has none
-        except (ValueError, OverflowError) as error:
-            raise ConfigError("--week", repr(text), "an ISO week such as 2026-W10", "correct --week") from error
+        week = cls(int(match[1]), int(match[2])) if match else None
+        if week is None or not week._in_calendar():
+            raise ConfigError("--week", repr(text), "an ISO week such as 2026-W10", "correct --week")
         return week
+
+    def _in_calendar(self) -> bool:
+        try:
+            return self.end > self.start
+        except (ValueError, OverflowError):  # no such week in that year; an end after the year 9999
+            return False
 
     @property
     def start(self) -> datetime:

@@ -72,7 +72,7 @@ def read_ratings(path: Path) -> pd.DataFrame:
     ratings = _read_csv(path, {"userId": _whole, "Id": _whole, "rating": _stars, "timestamp": _whole})
     if ratings.empty:
         raise ContractError(str(path), "no rating", "at least one", WHAT_TO_DO)
-    return ratings.sort_values(["timestamp", "userId", "Id"], ignore_index=True)
+    return ratings
 
 
 def _text(texts: pd.Series) -> pd.Series:

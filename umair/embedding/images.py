@@ -23,7 +23,7 @@ from umair.embedding.image_worker import EMBEDDED, embed_frames
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.errors import ClusterError, ContractError
 from umair.picture import PictureError, resolve_below
-from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS, REJECTS
+from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
 PHASES = ("read", "decode", "encode")
@@ -202,7 +202,8 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
     known = {IMAGE_REJECTS: rejects, IMAGE_VECTORS.name: vectors}
     if facts["rows"]["changed"] or facts["rows"]["retried"]:
         kept = _without_revised(embedded, vectors, rejects, encoder)
-        return {name: Update(frame.union(kept[name]) if name in kept else frame, False) for name, frame in fresh.items()}
+        whole = {name: frame.unionByName(kept[name]) if name in kept else frame for name, frame in fresh.items()}
+        return {name: Update(frame, False) for name, frame in whole.items()}
     rejected = sum(facts["rejects"].values())
     added = {IMAGE_REJECTS: rejected, IMAGE_VECTORS.name: facts["rows"]["new"] - rejected}
     return {name: Update(frame, True) for name, frame in fresh.items() if added[name] or known[name] is None}
@@ -210,19 +211,16 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
 
 def _without_revised(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str
                      ) -> dict[str, DataFrame]:
-    """The tables as they are, less this encoder's rows of pictures that were embedded again."""
-    revised = embedded.filter("reason <> 'new'").select("illust_id")
+    """The tables that are there, less this encoder's rows of pictures that were embedded again."""
+    revised = embedded.filter("reason <> 'new'").select(F.col("illust_id").alias("revised"))
     kept = {}
-    if vectors is not None:
-        again = revised.withColumn("encoder", F.lit(encoder))
-        kept[IMAGE_VECTORS.name] = vectors.join(again, ["illust_id", "encoder"], how="left_anti")
     if rejects is not None:
-        again = revised.selectExpr("CAST(illust_id AS STRING) AS key")
-        others = rejects.filter(~_by_encoder(encoder))
-        kept[IMAGE_REJECTS] = rejects.filter(_by_encoder(encoder)).join(again, "key", how="left_anti").unionByName(others)
-    return {name: frame.select(*columns) for name, columns in
-            ((IMAGE_VECTORS.name, IMAGE_VECTORS.column_names), (IMAGE_REJECTS, REJECTS.column_names))
-            if (frame := kept.get(name)) is not None}
+        again = _by_encoder(encoder) & (F.col("key") == F.col("revised").cast("string"))
+        kept[IMAGE_REJECTS] = rejects.join(revised, again, how="left_anti")
+    if vectors is not None:
+        again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
+        kept[IMAGE_VECTORS.name] = vectors.join(revised, again, how="left_anti")
+    return kept
 
 
 def _visible_gpus(_: int) -> int:

@@ -70,7 +70,7 @@ class RankerConfig(Section):
     item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
     tag_buckets: Buckets = TAG_BUCKETS
     embedding_width: int = Field(8, gt=0)
-    embedding_std: float = Field(0.05, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw
+    embedding_std: float = Field(0.01, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw, so small
     counters: bool = False  # as-of counters as inputs of both towers
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
     tower_dropout: float = Field(0.5, ge=0, lt=1)
@@ -148,8 +148,11 @@ class Ranker(nn.Module):
 
 
 class UmairRanker(Ranker):
-    """UMAIR-FPS (section 3); with `match`, what the user's history says of each modality joins the head.
+    """UMAIR-FPS (section 3); with `match`, what the user's history says of each modality joins the head. batch -> Scores.
 
+    The match reaches the logit twice: products, sums and known flags enter the deep part beside the crosses, and the
+    sums are added with positive weights of the user's own. Those come from the user's ids, tags and counters, not from
+    the user vector, which weighs worse: it has passed dropout, and forgets how long the history is.
     Raises ContractError for vectors of another width. Departures from the authors' code: the contribution is computed
     per user, and a modality that is not known has no weight.
     """
@@ -159,8 +162,8 @@ class UmairRanker(Ranker):
         self.modalities, self.matched = tuple(config.modalities), config.matched
         shared = config.tower[-1]  # width of the user vector and of each modality's
         self.user_profile = config.user_profile()
-        user_width = self.user_profile.width + 2 * widths["text"] + config.counters * len(USER_COUNTERS)
-        self.user_tower = tower(user_width, config.tower, config.tower_dropout)
+        facts = self.user_profile.width + config.counters * len(USER_COUNTERS)
+        self.user_tower = tower(facts + 2 * widths["text"], config.tower, config.tower_dropout)
         if "profile" in self.modalities:
             self.item_profile = config.item_profile()
             item_width = self.item_profile.width + config.counters * len(ITEM_COUNTERS)
@@ -171,15 +174,15 @@ class UmairRanker(Ranker):
         mixed = shared * (1 if self.contribution else len(self.modalities))
         self.cross = cross_network(config, mixed + shared)
         self.match = _match(config, widths)
-        self.weigh = nn.Linear(self.user_profile.width, len(self.matched)) if self.match else None
+        self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
         self.deep = nn.Sequential(*tower(mixed + shared + matches, config.deep, config.deep_dropout),
                                   nn.Linear(config.deep[-1], 1, bias=False))
         self.linear = config.linear_part() if config.linear else None
 
     def score(self, batch: Batch) -> Scores:
-        profile_BE = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
-        user_BD = self._user(batch, profile_BE)
+        facts_BX = self._user_facts(batch)
+        user_BD = self.user_tower(torch.cat([facts_BX, batch.long_interest_BD, batch.short_interest_BD], 1))
         vectors_BD = {name: batch.vectors_UD[name][batch.item_B] for name in self.project}
         mixed_BX, weight_BM = self._contribute(batch, user_BD, vectors_BD)
         head_BX = self.cross(torch.cat([mixed_BX, user_BD], 1))
@@ -187,7 +190,7 @@ class UmairRanker(Ranker):
         if self.match is not None and self.weigh is not None:
             matches = self.match(batch, vectors_BD)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
-            match_BM = F.softplus(self.weigh(profile_BE)) * matches.sum_BM
+            match_BM = F.softplus(self.weigh(facts_BX)) * matches.sum_BM
         logit_B = self.deep(head_BX)[:, 0]
         if match_BM is not None:
             logit_B = logit_B + match_BM.sum(1)
@@ -195,12 +198,10 @@ class UmairRanker(Ranker):
             logit_B = logit_B + self.linear(batch)
         return Scores(logit_B, weight_BM, match_BM)
 
-    def _user(self, batch: Batch, profile_BE: Tensor) -> Tensor:
-        parts = [profile_BE, batch.long_interest_BD, batch.short_interest_BD]
-        if self.config.counters:
-            parts.append(batch.counters_BC[:, USER_COUNTERS])
-        user_BD: Tensor = self.user_tower(torch.cat(parts, 1))
-        return user_BD
+    def _user_facts(self, batch: Batch) -> Tensor:
+        """[B, X]: what is known of the user apart from vectors: embeddings, and the counters if they are on."""
+        profile_BE: Tensor = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
+        return torch.cat([profile_BE, batch.counters_BC[:, USER_COUNTERS]], 1) if self.config.counters else profile_BE
 
     def _item(self, batch: Batch) -> Tensor:
         parts = [self.item_profile(batch.item_fields_BF, batch.item_tags_BT)]

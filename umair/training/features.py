@@ -121,8 +121,8 @@ def _distinct(rows: Rows, illustrations: int) -> tuple[Array, dict[str, Tensor]]
         _require_below(rows[name], illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
         mentioned_I[rows[name]] = True
     distinct_U = np.flatnonzero(mentioned_I[:-1])
-    position_I = np.full(illustrations + 1, ABSENT, np.int64)
-    position_I[distinct_U] = np.arange(len(distinct_U))
+    position_I = np.empty(illustrations + 1, np.int64)  # only places that rows mention are ever touched
+    position_I[distinct_U], position_I[-1] = np.arange(len(distinct_U)), ABSENT
     return distinct_U, {name: torch.from_numpy(position_I[rows[name]]) for name in columns}
 
 

@@ -143,7 +143,7 @@ def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
     """Deals `rows` out, in their order, into batches of at most `batch` rows in which nothing is a false negative.
 
     Two pairs are kept apart when they share a text or when a text of one is a known partner of a text of the other.
-    Every row is dealt out once; a batch that finds no more rows that fit comes out short.
+    Every row is dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
     """
     opened: list[_OpenBatch] = []
     for row in rows:
@@ -151,14 +151,13 @@ def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
         fitting = next((candidate for candidate in opened if candidate.blocked.isdisjoint(pair)), None)
         if fitting is None:
             if len(opened) == OPEN_BATCHES:
-                opened.remove(longest := max(opened, key=lambda candidate: len(candidate.rows)))
-                yield np.array(longest.rows)
+                opened.remove(shortest := min(opened, key=lambda candidate: len(candidate.rows)))
+                yield np.array(shortest.rows)
             fitting = _OpenBatch()
             opened.append(fitting)
         fitting.rows.append(int(row))
         for text in pair:
-            fitting.blocked.add(text)
-            fitting.blocked.update(terms.partners_of(text))
+            fitting.blocked.update(terms.partners_of(text))  # the other text of the pair among them
         if len(fitting.rows) == batch:
             opened.remove(fitting)
             yield np.array(fitting.rows)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from umair.config import Section
@@ -113,7 +113,7 @@ def _rows(events: DataFrame, illustrations: DataFrame, config: WindowsConfig, bo
     return rows.unionByName(drawn.withColumn("label", F.lit(0)).withColumn("split", _split_of(bounds)))
 
 
-def _split_of(bounds: Bounds) -> Any:
+def _split_of(bounds: Bounds) -> Column:
     """The split that a row's moment falls into, as a column; null between the splits."""
     splits = [F.when((F.col("at_us") >= microseconds(start)) & (F.col("at_us") < microseconds(end)), split)
               for split, (start, end) in bounds.items()]
