@@ -66,12 +66,11 @@ class Config(Section):
     @classmethod
     def _rivals_say_what_differs(cls, values: Any) -> Any:
         """A rival under `training.rivals` is the ranker with the keys that it names changed."""
-        training = values.get("training") if isinstance(values, dict) else None
-        rivals = training.get("rivals") if isinstance(training, dict) else None
-        if not isinstance(rivals, dict) or not all(isinstance(rival, dict) for rival in rivals.values()):
-            return values
-        whole = {name: merge(values.get("ranker") or {}, rival) for name, rival in rivals.items()}
-        return {**values, "training": {**training, "rivals": whole}}
+        match values:
+            case {"training": {"rivals": dict(rivals)}} if all(isinstance(rival, dict) for rival in rivals.values()):
+                whole = {name: merge(values.get("ranker") or {}, rival) for name, rival in rivals.items()}
+                return {**values, "training": {**values["training"], "rivals": whole}}
+        return values
 
 
 @dataclass(frozen=True)

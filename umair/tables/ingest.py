@@ -32,7 +32,7 @@ from umair.tables.contract import (
 )
 from umair.tables.raw import LINE, find_raw, read_raw
 from umair.tables.tags import normalised
-from umair.tables.trusted import Trusted, keep
+from umair.tables.trusted import Trusted, cached
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -109,6 +109,9 @@ def _judge_columns(spark: SparkSession, folder: str, end: datetime) -> dict[str,
                                 f"{table.name}.parquet, .jsonl, .json or .csv, or a folder {table.name}/ of such files",
                                 "hand over the table, or correct raw.folder")
         frames = read_raw(spark, files, table) if files else [spark.createDataFrame([], f"{table.columns}, {LINE} string")]
+        absent = [name for name in table.column_names if not any(name in frame.columns for frame in frames)]
+        if absent:
+            log.info("%s: no column %s; taken as unknown", table.name, ", ".join(absent))
         judged[table.name] = judge(frames, table, _schema_of(spark, table), TIMES.get(table.name), end)
     return judged
 
@@ -153,7 +156,7 @@ class _Intake:
         return reduce(lambda one, other: one.unionByName(other), self.set_aside)
 
     def _accept(self, judged: DataFrame, table: Table, free: tuple[str, ...] = ()) -> DataFrame:
-        judged = keep(judged, self.cache)
+        judged = cached(judged, self.cache)
         counted = tally(judged, table)
         if counted.rows or table.name not in OPTIONAL:
             check_tally(counted, table, self.max_reject_share, free)

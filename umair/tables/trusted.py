@@ -37,7 +37,7 @@ class Trusted:
 
     def tags(self, catalogue: DataFrame) -> DataFrame:
         """schema.TAGS, numbered by the tag's code points."""
-        uses = keep(count_uses(catalogue), self.cache)
+        uses = cached(count_uses(catalogue), self.cache)
         return uses.join(self._pairs(uses.select("tag"), ["tag"], "tags", "tag_index"), "tag", how="inner")
 
     def illustrations(self, catalogue: DataFrame, births: DataFrame, tags: DataFrame) -> DataFrame:
@@ -53,11 +53,10 @@ class Trusted:
     def _pairs(self, ids: DataFrame, order: list[str], table: str, index: str) -> DataFrame:
         known = read_known(self.spark, self.store, table, ids.columns[0], index)
         pairs, self.facts[table][f"next_{index}"] = assign(ids, order, index, known)
-        return keep(pairs, self.cache)
+        return cached(pairs, self.cache)
 
 
-def keep(frame: DataFrame, cache: contextlib.ExitStack) -> DataFrame:
-    """`frame` in Spark's cache until `cache` is closed."""
-    kept = frame.persist()
-    cache.callback(kept.unpersist)
-    return kept
+def cached(frame: DataFrame, cache: contextlib.ExitStack) -> DataFrame:
+    """`frame` in Spark's cache (memory, then disk) until `cache` is closed."""
+    cache.callback(frame.persist().unpersist)
+    return frame
