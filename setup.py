@@ -28,6 +28,7 @@ setup(
         "markupsafe>=2.1",
         "matplotlib>=3.9,<4",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "tqdm>=4.66",
         "psutil>=6",
         "setuptools>=77",  # petastorm imports pkg_resources' neighbours on Python 3.12

@@ -6,9 +6,9 @@ spark-submit jobs/pretrain_image_encoder.py --config conf/local.yaml --week 2026
 from pathlib import Path
 from typing import Any
 
-from umair.job import Job, log, main
+from umair.job import Job, log, main, require_finished
 from umair.model.image_encoder import build_image_encoder
-from umair.schema import ILLUSTRATIONS
+from umair.schema import ILLUSTRATIONS, TERMS
 from umair.storage import read_facts
 from umair.training.ranks import run_ranks
 from umair.training.tag_pretext import save_pretrained, train_pretext
@@ -22,7 +22,9 @@ def pretrain_image_encoder(job: Job) -> dict[str, Any]:
     if pretext.epochs == 0:
         log.info("pretext.epochs is 0: the encoder keeps %s", job.config.image_encoder.weights or "its random weights")
         return save_pretrained(build_image_encoder(job.config.image_encoder), folder, {"epochs": 0})
+    require_finished(job, "ingest_tables")
     arguments = {"files": list(job.store.snapshot(ILLUSTRATIONS.name).files),
+                 "term_files": list(job.store.snapshot(TERMS.name).files),
                  "image_root": str(Path(job.config.raw.image_root).absolute()),
                  "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(), "folder": str(folder)}
     with job.phase("train"):

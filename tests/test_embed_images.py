@@ -265,6 +265,12 @@ def test_another_encoder_embeds_all_beside_the_old_vectors(site: Site, tmp_path:
     assert table is not None
     assert {row["encoder"] for row in table.select("encoder").collect()} == {old_encoder, site.encoder}
     assert not np.allclose(old["style"][0], site.vectors()["style"][0])
+    assert site.rejects() == {"2": "not_an_image"}  # tried by both, one row
+    site.put(1, picture_bytes(11))  # the new encoder's row is replaced, the old encoder's stays
+    site.embed()
+    table = site.read(IMAGE_VECTORS.name)
+    assert table is not None
+    assert table.count() == 2
     np.testing.assert_array_equal(current_vectors(table, old_encoder).toPandas()["style"][0], old["style"][0])
 
 

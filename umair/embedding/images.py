@@ -1,7 +1,7 @@
 """Which pictures are new or changed, their vectors and rejects, and how the two tables take them up.
 
-`image_vectors` holds one row an illustration and encoder, `image_rejects` one an illustration and rule. A week that only
-adds pictures appends to them; one in which pictures changed replaces the tables, as a changed picture's old row must go.
+`image_vectors` holds one row an illustration and encoder: a week that only adds pictures appends to it, one in which pictures
+changed replaces it, as their old rows must go. `image_rejects` is small and always replaced: one row a picture set aside.
 """
 
 from __future__ import annotations
@@ -193,34 +193,33 @@ def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: Emb
 def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str, facts: dict[str, Any]
              ) -> dict[str, Update]:
     """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
-    fresh = {
-        IMAGE_REJECTS: embedded.filter("rule IS NOT NULL").selectExpr(
-            f"'{ILLUSTRATIONS.name}' AS table", "CAST(illust_id AS STRING) AS key", "rule", "value",
-            f"concat('{encoder}|', state) AS state"),
-        IMAGE_VECTORS.name: embedded.filter("rule IS NULL").withColumn("encoder", F.lit(encoder))
-                                    .select(*IMAGE_VECTORS.column_names)}
-    known = {IMAGE_REJECTS: rejects, IMAGE_VECTORS.name: vectors}
-    if facts["rows"]["changed"] or facts["rows"]["retried"]:
-        kept = _without_revised(embedded, vectors, rejects, encoder)
-        whole = {name: frame.unionByName(kept[name]) if name in kept else frame for name, frame in fresh.items()}
-        return {name: Update(frame, False) for name, frame in whole.items()}
-    rejected = sum(facts["rejects"].values())
-    added = {IMAGE_REJECTS: rejected, IMAGE_VECTORS.name: facts["rows"]["new"] - rejected}
-    return {name: Update(frame, True) for name, frame in fresh.items() if added[name] or known[name] is None}
+    tried, revised = sum(facts["rows"].values()), facts["rows"]["changed"] + facts["rows"]["retried"]
+    updates = {}
+    if tried or rejects is None:
+        updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)
+    fresh = embedded.filter("rule IS NULL").withColumn("encoder", F.lit(encoder)).select(*IMAGE_VECTORS.column_names)
+    if revised and vectors is not None:
+        updates[IMAGE_VECTORS.name] = Update(fresh.unionByName(_unrevised(embedded, vectors, encoder)), append=False)
+    elif tried > sum(facts["rejects"].values()) or vectors is None:
+        updates[IMAGE_VECTORS.name] = Update(fresh, append=True)
+    return updates
 
 
-def _without_revised(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str
-                     ) -> dict[str, DataFrame]:
-    """The tables that are there, less this encoder's rows of pictures that were embedded again."""
+def _rejects_now(embedded: DataFrame, rejects: DataFrame | None, encoder: str) -> DataFrame:
+    """The whole small table: of a picture that was tried now, what came of it now."""
+    fresh = embedded.filter("rule IS NOT NULL").selectExpr(
+        f"'{ILLUSTRATIONS.name}' AS table", "CAST(illust_id AS STRING) AS key", "rule", "value",
+        f"concat('{encoder}|', state) AS state")
+    if rejects is None:
+        return fresh
+    return fresh.unionByName(rejects.join(embedded.selectExpr("CAST(illust_id AS STRING) AS key"), "key", how="left_anti"))
+
+
+def _unrevised(embedded: DataFrame, vectors: DataFrame, encoder: str) -> DataFrame:
+    """The table as it is, less this encoder's rows of pictures that were tried again."""
     revised = embedded.filter("reason <> 'new'").select(F.col("illust_id").alias("revised"))
-    kept = {}
-    if rejects is not None:
-        again = _by_encoder(encoder) & (F.col("key") == F.col("revised").cast("string"))
-        kept[IMAGE_REJECTS] = rejects.join(revised, again, how="left_anti")
-    if vectors is not None:
-        again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
-        kept[IMAGE_VECTORS.name] = vectors.join(revised, again, how="left_anti")
-    return kept
+    again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
+    return vectors.join(revised, again, how="left_anti")
 
 
 def _visible_gpus(_: int) -> int:

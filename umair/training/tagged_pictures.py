@@ -20,6 +20,7 @@ from umair.config import Section
 from umair.errors import ContractError
 from umair.picture import PictureLimits
 from umair.training.picture_cache import PictureCache
+from umair.training.synonyms import merge_synonyms
 
 GIB = 2**30
 
@@ -29,6 +30,7 @@ class TaggedConfig(Section):
 
     vocabulary: int = Field(1_000, gt=0)  # most frequent tags, so many at most
     min_tag_uses: int = Field(20, gt=0)  # illustrations that a tag of the vocabulary has at least
+    merge_synonyms: bool = False  # tags that the text pairs call the same are one; the paper takes tags as they are
     sample: int | None = Field(None, gt=0)  # take a random sample of so many illustrations; None: all
     holdout_share: float = Field(0.1, gt=0, lt=1)  # of the illustrations, for the mean average precision
     holdout_most: int = Field(5_000, gt=0)  # illustrations held out, at most
@@ -83,17 +85,17 @@ class TaggedPictures:
         return self.targets.dense(self.row_R[position_B])
 
 
-def open_tagged(files: list[str], image_root: str, size: int, rank: tuple[int, int], config: TaggedConfig
-                ) -> tuple[TaggedPictures, TaggedPictures]:
-    """One rank's training pictures and its part of the held-out ones; `rank` is (index, count).
+def open_tagged(files: list[str], image_root: str, size: int, rank: tuple[int, int], config: TaggedConfig, *,
+                names: dict[str, str] | None = None) -> tuple[TaggedPictures, TaggedPictures]:
+    """One rank's training pictures and its part of the held-out ones; `rank` is (index, count), `names` tag -> concept.
 
     Every rank has equally many training pictures (fewer than `count` rows are left over), so that all take equal steps.
     Raises ContractError when there is too little to train on.
     """
     index, count = rank
     table = read_tagged(files)
-    vocabulary = frequent_tags(table["tags"].chunk(0), config)
-    targets = TagTargets.of(table["tags"].chunk(0), vocabulary)
+    tags_N = merge_synonyms(table["tags"].chunk(0), names) if names else table["tags"].chunk(0)
+    targets = TagTargets.of(tags_N, frequent_tags(tags_N, config))
     held_N, train_N = split_rows(len(table), config)
     own_R = train_N[: len(train_N) // count * count][index::count]
     if len(own_R) < 2:
