@@ -13,6 +13,7 @@ import torch
 
 from umair.errors import ClusterError, ContractError
 from umair.training.ranks import Ranks, run_ranks, take_device
+from umair.training.terminal import Terminal, connect
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test file
 
@@ -122,3 +123,16 @@ def test_a_missing_gpu_is_named():
     with pytest.raises(ClusterError, match="found 0 visible GPUs, none with index 0; expected a GPU for each rank"):
         take_device("cuda", local_index=0)
     assert take_device("cpu", local_index=0) == "cpu"
+
+
+def test_a_line_reaches_the_terminal_at_once_and_not_when_a_buffer_is_full(capfd: pytest.CaptureFixture[str]) -> None:
+    with Terminal("127.0.0.1") as terminal:
+        stream = connect(terminal.address)
+        assert stream is not None
+        stream.write("half way\n")
+        said, until = "", time.monotonic() + 10
+        while "half way" not in said and time.monotonic() < until:
+            time.sleep(0.05)
+            said += capfd.readouterr().out
+        stream.close()
+    assert said == "half way\n"

@@ -48,10 +48,12 @@ def write_config(folder: Path) -> Path:
 
 def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | None = None) -> Run:
     """spark-submit jobs/`job`.py; SIGKILLs the whole process group when a line matches the pattern `kill_at`."""
-    command = [str(Path(sys.prefix) / "bin" / "spark-submit"), str(ROOT / "jobs" / f"{job}.py"),
+    command = [str(Path(sys.prefix) / "bin" / "spark-submit"), "--driver-java-options",
+               "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC", str(ROOT / "jobs" / f"{job}.py"),
                "--config", str(config), "--week", week, *overrides]
     environment = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
-                   "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
+                   "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1",
+                   "SPARK_CONF_DIR": str(ROOT / "conf/spark")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
                           cwd=ROOT, start_new_session=True) as process:
         timer = threading.Timer(400, os.killpg, (process.pid, signal.SIGKILL))

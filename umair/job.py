@@ -176,7 +176,8 @@ def start_spark(settings: dict[str, str]) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     builder = SparkSession.builder.appName("umair")
-    fixed = {"spark.sql.session.timeZone": "UTC", "spark.sql.execution.arrow.pyspark.enabled": "true"}
+    fixed = {"spark.sql.session.timeZone": "UTC", "spark.sql.execution.arrow.pyspark.enabled": "true",
+             "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}  # Spark's default, INT96, is Spark's alone
     for key, value in {**settings, **fixed}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()

@@ -1,7 +1,7 @@
 """Which pictures are new or changed, their vectors and rejects, and how the two tables take them up.
 
-`image_vectors` holds one row an illustration and encoder: a week that only adds pictures appends to it, one in which pictures
-changed replaces it, as their old rows must go. `image_rejects` is small and always replaced: one row a picture set aside.
+`image_vectors` holds one row an illustration and encoder: a week that only adds pictures appends to it, one in which
+pictures changed replaces it, as their old rows must go. `image_rejects`, which is small, holds the present rejects alone.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 import socket
 import threading
@@ -65,6 +66,6 @@ def connect(address: Address) -> TextIO | None:
     except OSError:
         return None  # the caller falls back to the executor's own log
     connection.settimeout(CONNECT_SECONDS)
-    stream = connection.makefile("w", encoding="utf-8", buffering=1)
+    stream = io.TextIOWrapper(connection.makefile("wb", buffering=0), encoding="utf-8", write_through=True)  # line by line
     stream.write(address.token + "\n")
     return stream
