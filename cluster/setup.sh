@@ -30,7 +30,7 @@ echo "Set-up: installing the packages of constraints.txt into $venv (once, about
 # torch first and by its exact version: a range may bring a build with several GB of CUDA packages
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
     torch "cmake" cloudpickle psutil pyyaml packaging cffi numpy
-horovod=$(sh "$here/cluster/build_horovod.sh" "$venv" | tail -n 1)
+horovod=$(sh "$here/cluster/build_horovod.sh" "$venv")
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$horovod"
 PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation \
     --constraint "$here/constraints.txt" --editable "$here[horovod,dev]"
