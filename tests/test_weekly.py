@@ -70,7 +70,7 @@ def test_report_names_every_promised_figure(store: Store) -> None:
     promised = {"auc", "log_loss", "gauc", "ceiling_auc", "popularity_auc", "id_only_auc", "cold_auc", "cold_ceiling_auc",
                 "cold_id_only_auc", "rows", "ranks", "versions", "seconds"}
     assert promised <= set(report)
-    assert report["rows"] == store.snapshot("window_test").rows
+    assert report["rows"]["test"] == store.snapshot("window_test").rows
     assert report["ranks"] == 2
     assert 0.5 < report["ceiling_auc"] <= 1
     page = (store.root / "report" / "index.html").read_text(encoding="utf-8")

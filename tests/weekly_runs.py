@@ -18,7 +18,7 @@ CONFIG = """\
 base: {local}
 root: {root}
 raw: {{folder: {raw}, image_root: {raw}/images, max_reject_share: 0.2}}
-world: {{illustrations: 300, users: 60, views: 9000, artists: 20, weeks: 8}}
+world: {{illustrations: 300, users: 80, views: 5500, artists: 20, weeks: 8}}
 image_encoder: {{picture_size: 32, stem_width: 8, widths: [16, 16, 24, 32], depths: [3, 1, 1, 1]}}
 pretext: {{epochs: 1, min_tag_uses: 5}}
 text_encoder: {{vocabulary_size: 600, width: 32, layers: 1, heads: 2}}
