@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3.11
 WEEK ?= 2026-W10
-DATA ?= ../shared/data/movielens_posters
+DATA ?= data/movielens_posters
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 # on one machine a short run gains most from a JVM that compiles lightly and collects on one core
 SUBMIT := $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
