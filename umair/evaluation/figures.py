@@ -16,7 +16,8 @@ from umair.training.loop import MAIN
 
 ID_ONLY, LAST_WEEK = "id_only", "last_week"  # rankers with a part of their own, beside MAIN
 ACCEPT, REJECT = "accept", "reject"
-NAMES = {MAIN: "the ranker", ID_ONLY: "ids and tags only", "id_counters": "ids, tags and counters", LAST_WEEK: "last week's ranker", BOOKMARK_RATE: "bookmark rate"}
+NAMES = {MAIN: "the ranker", ID_ONLY: "ids and tags only", "id_counters": "ids, tags and counters",
+         LAST_WEEK: "last week's ranker", BOOKMARK_RATE: "bookmark rate"}
 Line = dict[str, Any]
 Measures = dict[tuple[str, str], Line]  # by slice and ranker
 
