@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes sure that a Java 17 runtime (or newer) is there: uses what it finds, else asks the package manager, else says
-# which command to type. Usage: cluster/java.sh
+# which command to type. Usage: cluster/java.sh [--check]     with --check it installs nothing
 set -eu
 
 major() { "$1" -version 2>&1 | sed -n 's/.*version "\(1\.\)\{0,1\}\([0-9]*\).*/\2/p' | head -n 1; }
@@ -13,6 +13,11 @@ if command -v "$java" >/dev/null 2>&1; then
     echo "Java: found version ${found:-unknown} at $(command -v "$java"); expected 17 or newer." >&2
 fi
 
+if [ "${1:-}" = --check ]; then
+    echo "Java: found no runtime of version 17 or newer in JAVA_HOME or on PATH; expected one, which Spark runs on." >&2
+    echo "What to do: run 'make setup' or cluster/java.sh, which install one, or set JAVA_HOME." >&2
+    exit 2
+fi
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then as_root="sudo -n"; else as_root=no; fi

@@ -10,6 +10,7 @@ week=${3:?week}
 shift 3
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
+sh cluster/java.sh --check
 run() {
     properties=$1 step=$2
     shift 2

@@ -17,11 +17,12 @@ def build_windows(job: Job) -> dict[str, Any]:
     with job.phase("build"):
         windows = build.build_windows(job.read("events"), job.read("illustrations"), config, job.week)
         facts = build.describe_windows(windows)
-    outputs = {}
+    outputs: dict[str, Any] = {"versions": {}}
     for split, rows in windows.items():
         start, end = bounds[split]
         told = {**facts[split], "start": start.isoformat(), "end": end.isoformat()}
-        outputs[split] = {**told, "version": job.commit(window_table(split), rows, **told).version}
+        outputs["versions"][window_table(split)] = job.commit(window_table(split), rows, **told).version
+        outputs[split] = told
     job.spark.catalog.clearCache()  # the rows that the three splits shared
     return outputs
 

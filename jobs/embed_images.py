@@ -6,7 +6,7 @@ spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [sect
 from pathlib import Path
 from typing import Any
 
-from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed
+from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
 from umair.job import Job, log, main, require_finished
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
@@ -19,17 +19,20 @@ def embed_images(job: Job) -> dict[str, Any]:
     root = str(Path(job.config.raw.image_root).absolute())
     encoder = read_facts(folder)["fingerprint"]
     illustrations = job.read(ILLUSTRATIONS.name)
-    vectors, rejects = (job.read(name) if job.store.exists(name) else None for name in (IMAGE_VECTORS.name, IMAGE_REJECTS))
+    vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)
     todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)
-    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, folder, root, config) as embedded:
+    newest = vectors is None or job.store.snapshot(IMAGE_VECTORS.name).facts["week"] <= str(job.week)
+    gone = None if vectors is None else withdrawn_pictures(illustrations, vectors, absent=newest)
+    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, folder, root, config) as embedded:
         for name, update in embedded.updates.items():
             job.commit(name, update.frame, append=update.append, encoder=encoder)
     facts = {**embedded.facts, **count_pictures(illustrations)}
     tried = facts["rows"]
-    log.info("pictures: %d new, %d changed, %d retried, of which %d set aside; %d known, %d illustrations without",
-             *tried.values(), sum(facts["rejects"].values()), facts["with_picture"] - sum(tried.values()),
-             facts["without_picture"])
-    return {"encoder": encoder, **facts}
+    log.info("pictures: %d new, %d changed, %d retried, of which %d set aside; %d withdrawn, %d known, %d illustrations "
+             "without", *tried.values(), sum(facts["rejects"].values()), facts["withdrawn"],
+             facts["with_picture"] - sum(tried.values()), facts["without_picture"])
+    made = [job.store.snapshot(name) for name in (IMAGE_VECTORS.name, IMAGE_REJECTS) if job.store.exists(name)]
+    return {"encoder": encoder, **facts, "versions": {snapshot.name: snapshot.version for snapshot in made}}
 
 
 if __name__ == "__main__":

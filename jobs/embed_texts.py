@@ -15,14 +15,13 @@ def embed_texts(job: Job) -> dict[str, Any]:
     """tags, illustrations -> text_vectors, appended; a rerun finds nothing new and commits nothing."""
     require_finished(job, "ingest_tables", "finetune_text_encoder")
     folder, config = job.model_folder("finetune_text_encoder"), job.config.embed_texts
-    encoder, there = read_facts(folder)["fingerprint"], job.store.exists(TEXT_VECTORS.name)
-    before = job.store.snapshot(TEXT_VECTORS.name).rows if there else 0
-    new = texts_to_embed(job.read(TAGS.name), job.read(ILLUSTRATIONS.name),
-                         job.read(TEXT_VECTORS.name) if there else None, encoder, config)
-    if not there or not new.isEmpty():
+    encoder, there = read_facts(folder)["fingerprint"], job.read_newest(TEXT_VECTORS.name)
+    before = job.store.snapshot(TEXT_VECTORS.name).rows if there is not None else 0
+    new = texts_to_embed(job.read(TAGS.name), job.read(ILLUSTRATIONS.name), there, encoder, config)
+    if there is None or not new.isEmpty():
         job.commit(TEXT_VECTORS.name, embed(new, folder, config), append=True, encoder=encoder)
     vectors = job.store.snapshot(TEXT_VECTORS.name)
-    return {"embedded": vectors.rows - before, "encoder": encoder, "version": vectors.version}
+    return {"embedded": vectors.rows - before, "encoder": encoder, "versions": {vectors.name: vectors.version}}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
     config, folder = job.config.evaluation, job.model_folder("train_ranker")
     last_week = job.store.model_folder(f"rankers/{job.week.plus(-1)}", job.key("train_ranker"))
     seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
-    subject = subject_of(job.store, job.week, rankers_of(folder, last_week),
+    subject = subject_of(job.store, job.week, job.versions, rankers_of(folder, last_week),
                          job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,
                          image_root=job.config.raw.image_root, limits=job.config.embed_images.limits, seconds=seconds)
     with job.phase("evaluate"):

@@ -17,7 +17,7 @@ def finetune_text_encoder(job: Job) -> dict[str, Any]:
     if (folder / "facts.json").is_file():  # written whole by a run that was killed before the ledger knew
         return read_facts(folder)
     require_finished(job, "ingest_tables")
-    encoder, pairs, terms = job.config.text_encoder, job.config.text_pairs, job.store.snapshot(TERMS.name)
+    encoder, pairs, terms = job.config.text_encoder, job.config.text_pairs, job.snapshot(TERMS.name)
     require_trainable(encoder, pairs, terms.rows)
     arguments = {"files": list(terms.files), "encoder": encoder.model_dump(), "pairs": pairs.model_dump(),
                  "folder": str(folder), "lineage": {"terms_version": terms.version}}

@@ -3,6 +3,7 @@
 spark-submit jobs/pretrain_image_encoder.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from umair.schema import ILLUSTRATIONS, TERMS
 from umair.storage import read_facts
 from umair.training.ranks import run_ranks
 from umair.training.tag_pretext import save_pretrained, train_pretext
+from umair.training.tagged_pictures import Catalogue
 
 
 def pretrain_image_encoder(job: Job) -> dict[str, Any]:
@@ -23,10 +25,11 @@ def pretrain_image_encoder(job: Job) -> dict[str, Any]:
         log.info("pretext.epochs is 0: the encoder keeps %s", job.config.image_encoder.weights or "its random weights")
         return save_pretrained(build_image_encoder(job.config.image_encoder), folder, {"epochs": 0})
     require_finished(job, "ingest_tables")
-    arguments = {"files": list(job.store.snapshot(ILLUSTRATIONS.name).files),
-                 "term_files": list(job.store.snapshot(TERMS.name).files),
-                 "image_root": str(Path(job.config.raw.image_root).absolute()),
-                 "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(), "folder": str(folder)}
+    before = job.week.end - timedelta(days=pretext.leave_days) if pretext.leave_days else None
+    catalogue = Catalogue(list(job.snapshot(ILLUSTRATIONS.name).files), str(Path(job.config.raw.image_root).absolute()),
+                          job.snapshot(TERMS.name).files, before)
+    arguments = {"catalogue": catalogue, "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(),
+                 "folder": str(folder)}
     with job.phase("train"):
         facts: dict[str, Any] = run_ranks(job.spark, train_pretext, arguments, pretext.ranks, threads=pretext.threads,
                                           device=pretext.device)[0]

@@ -12,11 +12,13 @@ from umair.training.ranks import run_ranks
 
 
 def train_ranker(job: Job) -> dict[str, Any]:
+    """Writes the rankers' folder, unless a run that was killed later has done so for these very tables."""
     require_finished(job, "build_windows", "embed_images", "embed_texts")
     config, folder = job.config.training, job.model_folder("train_ranker")
-    inputs = TrainingInputs.of_week(job.store, job.week, read_facts(job.model_folder("pretrain_image_encoder")),
-                                    read_facts(job.model_folder("finetune_text_encoder")))
-    if not inputs.made(folder):  # a run that was killed before the ledger knew is not trained again
+    inputs = TrainingInputs.of(job.store, job.versions, read_facts(job.model_folder("pretrain_image_encoder")),
+                               read_facts(job.model_folder("finetune_text_encoder")),
+                               titles=job.config.embed_texts.include_titles)
+    if not inputs.made(folder):
         arguments = {"ranker": job.config.ranker, "config": config, "inputs": inputs, "root": str(job.store.root),
                      "folder": str(folder)}
         with job.phase("train"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from small_store import next_indices
 
 from umair.evaluation.scoring import ScoringPlan
 from umair.model.ranker import RankerConfig
@@ -53,7 +54,8 @@ def make_site(folder: Path) -> Site:
     for split, (rows, _) in windows.items():
         commit(store, f"window_{split}", rows, parts=3)
     write_truth(folder / "truth", *windows["test"])
-    source = FeatureSource({name: 0 for name in TABLES}, "img", "txt", WIDTHS)
+    source = FeatureSource({name: 0 for name in TABLES}, {name: store.snapshot(name).identity for name in TABLES}, "img", "txt", WIDTHS,
+                           titles=True)
     save_rankers(folder / "rankers", source)
     names = {"main": str(folder / "rankers" / "main"), "id_only": str(folder / "rankers" / "id_only")}
     plan = ScoringPlan(str(folder / "root"), source, str(folder / "packs"), names, batch_rows=64)
@@ -66,7 +68,7 @@ def commit(store: Store, name: str, table: pa.Table, parts: int = 1) -> None:
     size = -(-len(table) // parts)
     for part in range(parts):
         pq.write_table(table.slice(part * size, size), folder / f"part-{part}.parquet")
-    store.commit(name, folder, {"week": "2026-W10"})
+    store.commit(name, folder, {"week": "2026-W10", **next_indices([table])})
 
 
 def fill_tables(store: Store, random: np.random.Generator) -> None:

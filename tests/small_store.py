@@ -32,7 +32,13 @@ def commit(store: Store, name: str, tables: list[pa.Table]) -> None:
     folder.mkdir(parents=True)
     for number, table in enumerate(tables):
         pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=300)
-    store.commit(name, folder, {"week": str(WEEK)})
+    store.commit(name, folder, {"week": str(WEEK), **next_indices(tables)})
+
+
+def next_indices(tables: list[pa.Table]) -> dict[str, int]:
+    """The facts next_<index> of a commit that has no holes."""
+    names = [name for name in ("illust_index", "user_index", "tag_index") if name in tables[0].column_names]
+    return {f"next_{name}": 1 + max(table[name].to_numpy().max(initial=-1) for table in tables).item() for name in names}
 
 
 def draw_store(root: Path, *, rows: int = 1_200, files: int = 4, users: int = 60, illustrations: int = 200, tags: int = 20,
@@ -90,4 +96,6 @@ def _window(random: np.random.Generator, score_UI: np.ndarray, rows: int, tags: 
 
 
 def inputs_of(store: Store) -> TrainingInputs:
-    return TrainingInputs.of_week(store, WEEK, IMAGE_ENCODER, TEXT_ENCODER)
+    tables = [path.name for path in (store.root / "tables").iterdir()]
+    return TrainingInputs.of(store, {name: store.snapshot(name).version for name in tables}, IMAGE_ENCODER, TEXT_ENCODER,
+                             titles=True)

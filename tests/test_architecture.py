@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +66,15 @@ def test_functions_stay_short(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/*.py")), ids=lambda path: path.name)
 def test_a_job_is_a_page(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/*.py")), ids=lambda path: path.name)
+def test_a_job_runs_alone_and_says_what_it_does(path: Path) -> None:
+    told = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert told.returncode == 0, told.stderr
+    assert "--week" in told.stdout
+    assert len(told.stdout.split("\n\n")[1]) > 30  # the function's own sentence
 
 
 def test_the_rules_can_fail(tmp_path: Path) -> None:

@@ -77,10 +77,14 @@ def test_the_newest_two_are_kept_and_half_written_or_foreign_ones_do_not_count(t
     assert checkpoints.load({"line": part}) is None
     for done in (1, 2, 3):
         checkpoints.save(done, Position(0, done), {}, {"line": part})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
-    (tmp_path / "step-00000009").mkdir()  # no facts.json: the writer died
-    Checkpoints(tmp_path, "other").save(4, Position(0, 4), {}, {"line": part})
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["step-00000002", "step-00000003"]
+    (tmp_path / "key" / "step-00000009").mkdir()  # no facts.json: the writer died
     assert checkpoints.load({"line": part}) == (Position(0, 3), {})
+    other = Checkpoints(tmp_path, "other")
+    assert other.load({"line": part}) is None
+    other.save(1, Position(0, 1), {}, {"line": part})  # the tables have changed since, say
+    assert other.load({"line": part}) == (Position(0, 1), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
     checkpoints.remove()
     assert not tmp_path.exists()
 
@@ -90,3 +94,14 @@ def test_a_checkpoint_of_another_architecture_names_the_differing_keys(tmp_path)
     checkpoints.save(1, Position(0, 1), {}, {"line": line(1)})
     with pytest.raises(ContractError, match=r"bias \(1,\) instead of \(2,\); weight \(1, 3\) instead of \(2, 3\)"):
         checkpoints.load({"line": line(2)})
+
+
+def test_the_best_weights_come_back_after_worse_ones(tmp_path):
+    checkpoints, (module, optimizer) = Checkpoints(tmp_path, "key"), line()
+    checkpoints.keep_best("line", module)
+    best = module.weight.detach().clone()
+    learn(module, optimizer, 3)
+    assert not torch.equal(module.weight, best)
+    checkpoints.save(3, Position(0, 3), {}, {"line": (module, optimizer)})  # which leaves the best alone
+    checkpoints.restore_best("line", module)
+    assert torch.equal(module.weight, best)

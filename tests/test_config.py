@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from umair.config import Section, fingerprint, load_config
+from umair.config import PlainPath, Section, fingerprint, load_config
 from umair.errors import ConfigError
 
 
@@ -148,3 +149,36 @@ def test_fingerprints_tell_values_apart_and_nothing_else(tmp_path):
     assert fingerprint([1, [one.inner]]) == fingerprint([1, [one.inner.model_dump()]])
     with pytest.raises(TypeError, match="has no fingerprint"):
         fingerprint({"x": object()})
+
+
+@pytest.mark.parametrize(("text", "override", "match"), [
+    ("root: /data\nwhen: 2026-13-45\n", "inner.rows=1", r"conf\.yaml: found text that is not YAML \(month must be in 1\.\.12\)"),
+    ("root: /data\n\0", "inner.rows=1", r"conf\.yaml: found text that is not YAML"),
+    ("root: /data\n", "root=2026-13-45", r"command line, 'root=2026-13-45': found text that is not YAML"),
+    ("a: &a {rows: 1}\ninner: {<<: *a}\n", "root=x", r"YAML without merge keys \(<<\)"),
+    ("root: /data\n", "inner={rows: 1, rows: 2}", "found key 'rows' twice"),
+    ("root: /data\n", "inner.rows=true", "key 'inner.rows': found True; expected Input should be a number"),
+    ("root: /data\n", "maybe={rate: .inf}", r"key 'maybe\.rate': found inf; expected Input should be a finite number"),
+    ("root: /data\n", "inner.rows=" + "x" * 500, r"found 'x{79}\.\.\.; expected Input should be a valid integer"),
+])
+def test_what_yaml_and_pydantic_would_let_pass_or_choke_on(tmp_path, text, override, match):
+    assert re.search(match, refuses(tmp_path, text, override))
+
+
+@pytest.mark.parametrize("path", ["exp [2026]", "all*", "50%20off", "{a,b}", "a?", "s3://bucket", "a\\b", "", " "])
+def test_a_path_that_spark_or_delta_would_not_take_as_it_stands(path):
+    class Place(Section):
+        folder: PlainPath
+
+    with pytest.raises(ValidationError, match=r"a path, without any of \* \?"):
+        Place(folder=path)
+    assert Place(folder="/a b/絵-1_2.0").folder == "/a b/絵-1_2.0"
+
+
+def test_a_base_that_leads_back_by_another_path_is_seen(tmp_path):
+    write(tmp_path, "a.yaml", "base: ../x/b.yaml\n")
+    (tmp_path.parent / "x").unlink(missing_ok=True)
+    (tmp_path.parent / "x").symlink_to(tmp_path)
+    write(tmp_path, "b.yaml", "base: a.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        load_config(tmp_path / "a.yaml", [], Outer)

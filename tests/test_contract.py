@@ -299,3 +299,41 @@ def test_tags_do_not_change_a_second_time(tags):
     assert normalise(once) == once
     assert all(once)
     assert len(set(once)) == len(once)
+
+
+def test_a_quote_that_is_never_closed_is_refused_where_lines_may_belong_together(spark, tmp_path):
+    lines = [f'{key},7,"title {key}, a ""b""",,,2026-01-01' for key in range(200)]
+    head = "illust_id,artist_id,title,tags,image,created_at"
+    (tmp_path / "catalogue.csv").write_text("\n".join([head, *lines, '200,7,"two\nlines",,,2026-01-01']), encoding="utf-8")
+    assert read_raw(spark, find_raw(tmp_path, "catalogue"), RAW_CATALOGUE)[0].count() == 201
+    lines[100] = '100,7,"title 100,,,2026-01-01'
+    (tmp_path / "catalogue.csv").write_text("\n".join([head, *lines]), encoding="utf-8")
+    with pytest.raises(ContractError, match=r"catalogue\.csv: found 1195 quotation marks, an odd number"):
+        read_raw(spark, find_raw(tmp_path, "catalogue"), RAW_CATALOGUE)
+
+
+def test_a_stray_quote_in_the_events_costs_its_own_line(spark, tmp_path):
+    lines = [f"{key},7,view,2026-01-01" for key in range(200)]
+    lines[100] = '100,"7,view,2026-01-01'
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,illust_id,kind,at", *lines]), encoding="utf-8")
+    rows = read_raw(spark, find_raw(tmp_path, "events"), RAW_EVENTS)[0]
+    assert rows.count() == 200
+    assert rows.filter("at IS NULL").count() == 1
+
+
+@pytest.mark.parametrize("name", ["12:30.csv", "[1].csv", "a*.csv"])
+def test_a_file_whose_name_spark_would_read_as_something_else_is_refused(tmp_path, name):
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / name).write_text("user_id,username\n1,ann\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="a file named .*rename the file"):
+        find_raw(tmp_path, "users")
+
+
+def test_columns_that_differ_in_case_alone_are_refused(spark, tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,User_ID\n1,2\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="a column twice in user_id, User_ID"):
+        read_raw(spark, find_raw(tmp_path, "users"), RAW_USERS)
+    pq.write_table(pa.table({"user_id": [1], "User_ID": [2]}), tmp_path / "users.parquet")
+    (tmp_path / "users.csv").unlink()
+    with pytest.raises(ContractError, match="a column twice in user_id, User_ID"):
+        read_raw(spark, find_raw(tmp_path, "users"), RAW_USERS)

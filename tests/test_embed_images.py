@@ -22,6 +22,7 @@ from umair.embedding.images import (
     embed_pictures,
     embedded_pictures,
     pictures_to_embed,
+    withdrawn_pictures,
 )
 from umair.errors import ClusterError, ContractError
 from umair.model.image_encoder import (
@@ -55,6 +56,7 @@ class Site:
     def __init__(self, spark: SparkSession, folder: Path) -> None:
         self.spark, self.images, self.store = spark, folder / "images", Store(folder / "root")
         self.images.mkdir()
+        self.first_index = 100
         self.rows: dict[int, tuple[str | None, bytes | None]] = {}
         self.use_encoder(folder / "encoder", seed=0)
 
@@ -70,7 +72,7 @@ class Site:
 
     @property
     def illustrations(self) -> DataFrame:
-        rows = [(key, 100 + key, image, content) for key, (image, content) in self.rows.items()]
+        rows = [(key, self.first_index + key, image, content) for key, (image, content) in self.rows.items()]
         return self.spark.createDataFrame(rows, "illust_id bigint, illust_index int, image string, image_content binary")
 
     def read(self, name: str) -> DataFrame | None:
@@ -80,11 +82,12 @@ class Site:
         return pictures_to_embed(self.illustrations, self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS), str(self.images),
                                  self.encoder, retry_rejects=retry)
 
-    def embed(self, config: EmbedImagesConfig = CONFIG, only: tuple[str, ...] = (IMAGE_REJECTS, IMAGE_VECTORS.name)
-              ) -> dict[str, Any]:
+    def embed(self, config: EmbedImagesConfig = CONFIG, only: tuple[str, ...] = (IMAGE_REJECTS, IMAGE_VECTORS.name), *,
+              absent: bool = True) -> dict[str, Any]:
         vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
-        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, self.encoder_folder, str(self.images), config
-                               ) as embedded:
+        gone = None if vectors is None else withdrawn_pictures(self.illustrations, vectors, absent=absent)
+        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, gone, self.encoder_folder, str(self.images),
+                               config) as embedded:
             for name, update in embedded.updates.items():
                 if name in only:
                     folder = self.store.staging(name)
@@ -315,3 +318,27 @@ def test_the_encoder_is_loaded_once_for_a_fingerprint(site: Site) -> None:
     first = open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1)
     assert open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1) is first
     assert open_encoder(str(site.encoder_folder), "another", "cpu", 1) is not first
+
+
+# ---------------------------------------------------------------- what is gone
+def test_vectors_of_withdrawn_pictures_go(site: Site) -> None:
+    for key in range(4):
+        site.put(key, picture_bytes(key))
+    site.embed()
+    site.rows[1] = (None, None)  # the illustration stays, its picture is gone
+    del site.rows[2]
+    assert site.embed(absent=False)["withdrawn"] == 1  # an earlier week again: what it does not list may come later
+    assert site.vectors()["illust_id"].tolist() == [0, 2, 3]
+    assert site.embed()["withdrawn"] == 1
+    assert site.vectors()["illust_id"].tolist() == [0, 3]
+    versions = site.versions()
+    assert site.embed()["withdrawn"] == 0
+    assert site.versions() == versions
+
+
+def test_an_illustration_with_another_index_is_embedded_again_under_it(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    site.embed()
+    site.first_index = 500
+    assert site.embed()["rows"]["changed"] == 1
+    assert site.vectors()["illust_index"].tolist() == [501]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_store import next_indices
 
 from umair.errors import ContractError, StorageError
 from umair.model.ranker import RankerConfig
@@ -25,7 +27,7 @@ def commit(store: Store, name: str, append: bool = False, **columns) -> int:
     folder = store.staging(name)
     folder.mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "part-0.parquet")
-    return store.commit(name, folder, {}, append=append).version
+    return store.commit(name, folder, next_indices([pa.table(columns)]), append=append).version
 
 
 def image_rows(index, semantic, encoder="img"):
@@ -52,8 +54,9 @@ def store(tmp_path) -> Store:
 
 
 def source(store: Store, **changes) -> FeatureSource:
-    versions = {name: store.snapshot(name).version for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors")}
-    return FeatureSource(**{"versions": versions, "image_encoder": "img", "text_encoder": "txt", "widths": WIDTHS, **changes})
+    snapshots = [store.snapshot(name) for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors")]
+    return FeatureSource(**{"versions": {each.name: each.version for each in snapshots}, "titles": True,
+                            "identities": {each.name: each.identity for each in snapshots}, "image_encoder": "img", "text_encoder": "txt", "widths": WIDTHS, **changes})
 
 
 @pytest.fixture
@@ -153,10 +156,38 @@ def test_vectors_of_another_width_or_encoder_are_refused_and_leave_nothing_behin
     assert [path for path in (tmp_path / "packs").iterdir() if path.is_dir()] == []
 
 
-def test_an_index_with_a_gap_is_refused(store, tmp_path):
-    commit(store, "users", user_index=pa.array([0, 2], INT), username=pa.array(["a", "b"]))
-    with pytest.raises(ContractError, match="'users', column 'user_index': found index 2"):
+def test_an_id_that_is_gone_leaves_a_hole(store, features, tmp_path):
+    """User 0 left and tag 1 is used no more; what had an index above keeps its place."""
+    commit(store, "users", user_index=pa.array([1], INT), username=pa.array(["aki"]))
+    commit(store, "tags", tag=pa.array(["sky", "rare"]), tag_index=pa.array([0, 2], INT))
+    holed = pack_features(store, source(store), tmp_path / "packs")
+    assert holed.user_fields[0].tolist() == [-1, -1]
+    assert holed.user_fields[1].tolist() == [1, features.user_fields[0, 1]]
+    assert holed.tag_known.tolist() == [True, False, False]
+    np.testing.assert_allclose(holed.vectors["text"][0], np.array([0, 1, 4, 0]) / 2, rtol=1e-3)  # sky, dawn
+
+
+@pytest.mark.parametrize(("index", "match"), [([0, 0], "an index twice"), ([0, -1], "index -1; 1 were given")])
+def test_an_index_twice_or_never_given_is_refused(store, tmp_path, index, match):
+    commit(store, "users", user_index=pa.array(index, INT), username=pa.array(["a", "b"]))
+    with pytest.raises(ContractError, match=rf"table 'users', column 'user_index': found {match}"):
         pack_features(store, source(store), tmp_path / "packs")
+
+
+def test_titles_count_only_when_they_should(store, tmp_path):
+    bare = pack_features(store, source(store, titles=False), tmp_path / "packs")
+    np.testing.assert_allclose(bare.vectors["text"][0], np.array([1, 1, 0, 0]) / 2, rtol=1e-3)  # 海, sky; not dawn
+    assert bare.folder != pack_features(store, source(store), tmp_path / "packs").folder
+
+
+def test_another_store_has_another_pack(store, tmp_path):
+    other = Store(tmp_path / "other")
+    shutil.copytree(store.root, other.root)
+    table = other.root / "tables" / "users"
+    shutil.rmtree(table)  # made anew: the same name and version, another table
+    commit(other, "users", user_index=pa.array([1, 0], INT), username=pa.array([None, "eve"]))
+    mine, others = (pack_features(each, source(each), tmp_path / "packs").user_fields for each in (store, other))
+    assert mine.tolist() != others.tolist()
 
 
 def test_an_earlier_version_gives_the_earlier_vector_and_another_pack(store, features, tmp_path):

@@ -93,3 +93,11 @@ def test_intervals_of_way_hold_their_estimate():
     main = next(line for line in lines if (line["slice"], line["ranker"]) == ("all", "main"))
     assert main["way_low"] < main["way"] < main["way_high"] < 1
     assert main["auc_low"] < main["auc"] < main["auc_high"]
+
+
+@pytest.mark.parametrize("gaps", [[], [{"slice": "all", "against": "id_only", "estimate": None, "low": None, "high": None}]])
+def test_a_sample_of_users_that_shows_nothing_is_said_so(gaps):
+    lines, _ = measured(SKILL)
+    verdict, reasons = judge(lines, gaps, VerdictConfig())
+    assert verdict == "accept"
+    assert "Raise evaluation.interval_rows" in reasons[0]

@@ -70,11 +70,11 @@ def make_site(folder: Path) -> Site:
     return Site(folder / "raw", config, Store(folder / "root"))
 
 
-def commit(ingested: Ingested, store: Store, *names: str) -> None:
+def commit(ingested: Ingested, store: Store, *names: str, week: Week = W10) -> None:
     for name in names or ingested.frames:
         folder = store.staging(name)
         ingested.frames[name].write.parquet(str(folder))
-        store.commit(name, folder, ingested.facts[name])
+        store.commit(name, folder, {**ingested.facts[name], "week": str(week)})
 
 
 def rows_of(store: Store, name: str) -> list[dict[str, Any]]:
@@ -222,3 +222,16 @@ def test_numbers_follow_the_order_however_the_rows_are_cut(spark, rows_per_bucke
     placed = {row.place: (row.word, row.number) for row in numbered.collect()}
     assert placed == dict(enumerate(sorted(pairs), start=5))
     assert free == 105
+
+
+def test_an_earlier_week_again_leaves_the_numbers_of_later_ones(spark, first, tmp_path):
+    """W10, W11 with one more illustration, W10 again, W11 again: 40 keeps its index, though W10 does not know it."""
+    (_, config, store), _ = first
+    again, seen = Store(shutil.copytree(store.root, tmp_path / "root")), []
+    for week in (W11, W10, W11):
+        ingested = ingest(spark, config, week, again)
+        with ingested.cache:
+            commit(ingested, again, week=week)
+        seen.append(column(again, "illustrations", "illust_id", "illust_index"))
+    assert seen[0] == seen[2] != seen[1]
+    assert seen[1].items() < seen[0].items()

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
 
 from umair.config import load_config
-from umair.errors import ClusterError, ConfigError, ContractError
-from umair.job import PLAN, Config, Job, clear_error, guard, require_finished, run_step
+from umair.errors import ClusterError, ConfigError, ContractError, StorageError
+from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, require_finished, run_step
 from umair.weeks import Week
 
 ROOT = Path(__file__).parent.parent
@@ -145,3 +147,97 @@ def test_an_old_java_is_refused(tmp_path: Path) -> None:
                             capture_output=True, text=True)
     assert "found version 8" in failed.stderr
     assert "expected Java 17 or newer" in failed.stderr
+
+
+# ---------------------------------------------------------------- what later steps read
+def test_a_step_reads_what_its_own_configuration_made(tmp_path: Path) -> None:
+    """Windows of 49 days, then others of 7: whoever asks for 49 again gets those, though 7 are newer."""
+    def build_windows(job: Job) -> dict[str, Any]:
+        folder = job.store.staging("window_train")
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"days": [job.config.windows.train_days]}), folder / "part.parquet")
+        return {"versions": {"window_train": job.store.commit("window_train", folder, {}).version}}
+
+    long, short = job_of(tmp_path), job_of(tmp_path, "windows.train_days=7")
+    for job in (long, short, long):
+        run_step(job, build_windows)
+    assert (long.versions, short.versions) == ({"window_train": 0}, {"window_train": 1})
+    assert [pq.read_table(job.snapshot("window_train").files[0])["days"][0].as_py() for job in (long, short)] == [49, 7]
+    with pytest.raises(ConfigError, match="week 2026-W11: found no finished step that made table 'window_train'"):
+        job_of(tmp_path, week="2026-W11").snapshot("window_train")
+
+
+def test_weights_that_a_config_names_count_by_their_content(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    keys = []
+    for content in (b"one", b"other", b"one"):
+        weights.write_bytes(content)
+        keys.append(job_of(tmp_path, f"image_encoder.weights={weights}").key("embed_images"))
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("name", ["popularity", "ceiling", "last_week", "Main", "Constant"])
+def test_a_rival_cannot_take_a_name_that_the_report_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"rival '{name}': the report means something else by it"):
+        job_of(tmp_path, f"training.rivals.{name}.match=false")
+
+
+# ---------------------------------------------------------------- one writer at a time
+def test_two_runs_cannot_write_the_tables_of_one_root(tmp_path: Path) -> None:
+    def build_windows(job: Job) -> dict[str, Any]:
+        return {}
+
+    def train_ranker(job: Job) -> dict[str, Any]:
+        return {}
+
+    held = "import sys, umair.storage as s\nwith s.Store(sys.argv[1]).sole_writer(): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", held, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ClusterError, match=rf"another run that writes its tables \(process {other.pid} on .*wait until it"):
+            run_step(job_of(tmp_path), build_windows)
+        assert run_step(job_of(tmp_path), train_ranker).outputs["phases"] == {}  # which writes no table
+        other.kill()
+    assert run_step(job_of(tmp_path), build_windows).outputs["phases"] == {}  # the lock died with its holder
+
+
+def test_a_root_that_is_a_file_is_said_before_any_work(tmp_path: Path) -> None:
+    def ingest_tables(job: Job) -> dict[str, Any]:
+        raise AssertionError("never called")
+
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/\.writer: found a write that failed .*expected a writable folder"):
+        run_step(job_of(tmp_path / "file"), ingest_tables)
+
+
+def test_a_verdict_of_reject_is_exit_code_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate_ranker(job: Job) -> dict[str, Any]:
+        return {"exit_code": REJECTED}
+
+    monkeypatch.setattr(sys, "argv", ["evaluate_ranker", "--config", str(ROOT / "conf/local.yaml"), "--week", "2026-W10",
+                                      f"root={tmp_path}"])
+    for _ in range(2):  # and again when there is nothing to do
+        with pytest.raises(SystemExit) as ended:
+            main(evaluate_ranker)
+        assert ended.value.code == 3
+
+
+def test_a_commit_that_fails_leaves_no_part_behind(spark: Any, tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    job.commit("events", spark.range(3))
+    with pytest.raises(Exception, match="the disk is full"):
+        job.commit("events", spark.range(3).selectExpr("CAST(raise_error('the disk is full') AS BIGINT) AS id"))
+    assert job.store.snapshot("events").rows == 3
+    assert len(list((tmp_path / "tables" / "events").glob("part-*"))) == 1
+
+
+def test_a_file_that_spark_cannot_read_is_named(spark: Any, tmp_path: Path) -> None:
+    spark.range(1000).write.parquet(str(tmp_path / "table"))
+    file = next((tmp_path / "table").glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:4] + bytes(500) + file.read_bytes()[504:])
+    with pytest.raises(Exception, match="FAILED_READ_FILE") as raised:
+        spark.read.parquet(str(file)).selectExpr("sum(id)").collect()
+    told = clear_error(raised.value)
+    assert told is not None
+    assert told.startswith(f"{file}: found a file that breaks off or is damaged; expected a whole file")

@@ -99,9 +99,9 @@ def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_ru
 def test_a_checkpoint_of_another_run_is_left_alone(store, tmp_path, capsys):
     train_rankers(Ranks(), **arguments(store, tmp_path / "a"))
     given = arguments(store, tmp_path / "b")
-    (tmp_path / "b-checkpoints").mkdir()
-    (tmp_path / "b-checkpoints" / "step-00000005").mkdir()
-    (tmp_path / "b-checkpoints" / "step-00000005" / "facts.json").write_text('{"key": "another run"}')
+    foreign = tmp_path / "b-checkpoints" / "another run" / "step-00000005"
+    foreign.mkdir(parents=True)
+    (foreign / "facts.json").write_text("{}")
     train_rankers(Ranks(), **given)
     assert "goes on" not in capsys.readouterr().out
     assert_same(weights(tmp_path / "a" / "main"), weights(tmp_path / "b" / "main"))
@@ -145,3 +145,19 @@ def test_defaults_are_the_papers():
     config = TrainingConfig()
     assert (config.epochs, config.batch, config.learning_rate) == (1, 128, 1e-3)
     assert TrainingConfig(rivals={"ids": {"form": "dcn_v2"}}).rivals["ids"] == RankerConfig(form="dcn_v2")
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(store, tmp_path):
+    """Ten epochs on 1,200 rows learn them by heart; each ranker keeps its own best epoch, which a run of that length ends with."""
+    given = {"epochs": 10, "learning_rate": 0.01, "rivals": {"dcn_v2": RIVAL}}
+    facts = train_rankers(Ranks(), **arguments(store, tmp_path / "best", **given))
+    for name in ("main", "dcn_v2"):
+        losses = [line["rankers"][name]["log_loss"] for line in facts["valid"]]
+        kept = facts["rankers"][name]["kept_epoch"]
+        assert losses[kept - 1] == min(losses) < losses[-1]
+        train_rankers(Ranks(), **arguments(store, tmp_path / name, **{**given, "epochs": kept}))
+        assert_same(weights(tmp_path / "best" / name), weights(tmp_path / name / name))
+    last = train_rankers(Ranks(), **arguments(store, tmp_path / "last", **given, keep="last"))
+    assert last["rankers"]["main"]["kept_epoch"] == 10
+    with pytest.raises(AssertionError):
+        assert_same(weights(tmp_path / "best" / "main"), weights(tmp_path / "last" / "main"))

@@ -229,3 +229,13 @@ def test_a_file_can_turn_the_match_on_with_one_key(tmp_path):
     assert config.item_fields["illust_id"] == 5000
     with pytest.raises(ConfigError, match="key 'item_fields'"):
         load_config(tmp_path / "ranker.yaml", ["item_fields.illust=5000"], RankerConfig)
+
+
+def test_without_totals_the_binned_counts_are_not_read():
+    batch = random_batch()
+    other = replace(batch, item_fields_BF=batch.item_fields_BF.clone())
+    other.item_fields_BF[:, 3:5] = (other.item_fields_BF[:, 3:5] + 1) % 10  # total_bookmarks, total_view
+    for totals in (True, False):
+        torch.manual_seed(0)
+        ranker = UmairRanker(small(totals=totals), WIDTHS).eval()
+        assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not totals

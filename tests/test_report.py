@@ -29,7 +29,7 @@ def site(tmp_path_factory) -> Site:
 
 def subject(site: Site, **changes):
     rankers = rankers_of(site.rankers, site.folder / "nowhere")
-    return subject_of(site.store, WEEK, rankers, site.folder / "packs", 64, 1, image_root=str(site.folder / "images"),
+    return subject_of(site.store, WEEK, {"window_test": 0}, rankers, site.folder / "packs", 64, 1, image_root=str(site.folder / "images"),
                       seconds={"ingest_tables": 12.5}, **changes)
 
 

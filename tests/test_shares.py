@@ -7,7 +7,7 @@ import random
 import pytest
 
 from umair.errors import ContractError
-from umair.training.shares import count_steps, share_files, step_sizes
+from umair.training.shares import count_steps, plan_epoch, share_files, step_sizes
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
@@ -41,6 +41,14 @@ def test_by_hand():
     assert share_files({"a": 5, "b": 3, "c": 3, "d": 1}, 2) == [["a", "d"], ["b", "c"]]
     assert count_steps([10, 11], 4) == 3
     assert step_sizes(10, 3) == [3, 3, 4]
+
+
+def test_shares_of_a_step_make_every_row_count_alike():
+    """Three files on two ranks: 20 and 10 rows in 2 steps. Loss times share, averaged over ranks, is the mean over rows."""
+    plans = [plan_epoch({"a": 10, "b": 10, "c": 10}, 2, rank, 10) for rank in range(2)]
+    assert [plan.sizes for plan in plans] == [[10, 10], [5, 5]]
+    assert [plan.share(0) for plan in plans] == pytest.approx([4 / 3, 2 / 3])
+    assert sum(plan.share(1) / plan.sizes[1] * 7.0 for plan in plans) / 2 == pytest.approx(7.0 * 2 / 15)  # one row of each
 
 
 @pytest.mark.parametrize("rows_by_file", [{}, {"a": 10, "b": 10}, {"a": 10, "b": 10, "c": 0}])

@@ -234,3 +234,14 @@ def test_a_full_disk_leaves_the_old_folder_and_file(store):
     on_a_full_disk(store, f"write_atomically(Path({str(folder)!r}) / 'facts.json', 'x' * 9999)")
     assert read_facts(folder) == {"old": True}
     assert [path.name for path in folder.parent.rglob("*")] == ["k", "facts.json"]
+
+
+def test_what_a_run_left_that_died_while_writing_a_folder_goes(tmp_path, monkeypatch):
+    old, fresh, other = (tmp_path / name for name in (".pack-0123abcd", ".pack-4567abcd", ".packs-0123abcd"))
+    for folder in (old, fresh, other):
+        folder.mkdir()
+        (folder / "half.npy").touch()
+    for path in (old, old / "half.npy", other, other / "half.npy"):
+        os.utime(path, (0, 0))
+    write_folder(tmp_path / "pack", lambda folder: {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".pack-4567abcd", ".packs-0123abcd", "pack"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from umair.training.tag_pretext import (
     tag_loss,
     train_pretext,
 )
-from umair.training.tagged_pictures import TagTargets, frequent_tags, open_tagged, read_tagged, split_rows
+from umair.training.tagged_pictures import Catalogue, TagTargets, frequent_tags, open_tagged, read_tagged, split_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -65,14 +66,15 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]
         path = folder / "images" / f"{key}.png"
         path.parent.mkdir(exist_ok=True)
         draw(tags, chance).save(path)
-        rows.append({"illust_id": key, "tags": [*tags, f"rare-{key}"], "image": path.name, "image_content": None})
+        rows.append({"illust_id": key, "tags": [*tags, f"rare-{key}"], "image": path.name, "image_content": None,
+                     "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=key)})
     (folder / "images" / "0.png").write_bytes(b"<html>")
     rows[1].update(image=None, image_content=(folder / "images" / "1.png").read_bytes())
     rows[2].update(image=None)
     rows[3].update(tags=[])
     rows[4].update(tags=None)
     schema = pa.schema([("illust_id", pa.int64()), ("tags", pa.list_(pa.string())), ("image", pa.string()),
-                        ("image_content", pa.binary())])
+                        ("image_content", pa.binary()), ("created_at", pa.timestamp("us", "UTC"))])
     files = []
     for part, chunk in enumerate((rows[:100], rows[100:])):
         files.append(str(folder / f"part-{part}.parquet"))
@@ -86,10 +88,17 @@ def pretext(**changes: Any) -> PretextConfig:
 
 # ---------------------------------------------------------------- rows and tags
 def test_only_illustrations_with_a_picture_and_tags_are_learned_from(catalogue: tuple[list[str], str]) -> None:
-    table = read_tagged(catalogue[0])
+    table = read_tagged(Catalogue(*catalogue))
     assert table["row"].to_pylist() == [0, 1, *range(5, 240)]
     assert [row for row, count in enumerate(table["inline_bytes"].to_pylist()) if count is not None] == [1]
     assert "image_content" not in table.column_names
+
+
+def test_illustrations_that_the_test_should_find_new_are_left_out(catalogue: tuple[list[str], str]) -> None:
+    table = read_tagged(Catalogue(*catalogue, before=datetime(2026, 1, 11, tzinfo=timezone.utc)))
+    assert table["row"].to_pylist() == [0, 1, *range(5, 10)]  # illustration 10 was created at that very moment
+    with pytest.raises(ContractError, match="none with a picture and a tag created before 2025-06-01"):
+        read_tagged(Catalogue(*catalogue, before=datetime(2025, 6, 1, tzinfo=timezone.utc)))
 
 
 def test_the_vocabulary_is_the_most_frequent_tags_ties_by_name() -> None:
@@ -110,8 +119,8 @@ def test_targets_by_hand() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_ranks_share_all_rows_but_a_few_equally_and_hold_out_the_same(catalogue: tuple[list[str], str], count: int) -> None:
     files, root = catalogue
-    table, config = read_tagged(files), pretext()
-    opened = [open_tagged(files, root, 32, (rank, count), config) for rank in range(count)]
+    table, config = read_tagged(Catalogue(files, root)), pretext()
+    opened = [open_tagged(Catalogue(files, root), 32, (rank, count), config) for rank in range(count)]
     train = [row for own, _ in opened for row in own.row_R]
     held = [row for _, own in opened for row in own.row_R]
     assert len({len(own) for own, _ in opened}) == 1  # unequal shares hang the allreduce
@@ -124,8 +133,8 @@ def test_ranks_share_all_rows_but_a_few_equally_and_hold_out_the_same(catalogue:
 
 def test_pictures_and_targets_belong_together(catalogue: tuple[list[str], str]) -> None:
     files, root = catalogue
-    train, held = open_tagged(files, root, 40, (1, 2), pretext())
-    table = read_tagged(files)
+    train, held = open_tagged(Catalogue(files, root), 40, (1, 2), pretext())
+    table = read_tagged(Catalogue(files, root))
     for part in (train, held):
         positions = np.arange(min(12, len(part)))
         loaded = part.pictures.read(positions)
@@ -140,12 +149,12 @@ def test_pictures_and_targets_belong_together(catalogue: tuple[list[str], str]) 
 def test_too_little_to_learn_from_is_a_clear_error(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
     files, root = catalogue
     with pytest.raises(ContractError, match=r"with a picture and a tag to train on.*use fewer ranks"):
-        open_tagged(files, root, 32, (0, 200), pretext())
+        open_tagged(Catalogue(files, root), 32, (0, 200), pretext())
     with pytest.raises(ContractError, match="GiB of pictures as bytes for one rank"):
-        open_tagged(files, root, 32, (0, 1), pretext(inline_gib=1e-9))
+        open_tagged(Catalogue(files, root), 32, (0, 1), pretext(inline_gib=1e-9))
     pq.write_table(pq.read_table(files[0]).slice(2, 3), tmp_path / "none.parquet")
     with pytest.raises(ContractError, match="none with a picture and a tag"):
-        read_tagged([str(tmp_path / "none.parquet")])
+        read_tagged(Catalogue([str(tmp_path / "none.parquet")], root))
 
 
 # ---------------------------------------------------------------- the picture cache
@@ -241,8 +250,7 @@ def test_average_precision_by_hand() -> None:
 
 # ---------------------------------------------------------------- the whole
 def arguments(catalogue: tuple[list[str], str], folder: Path, **changes: Any) -> dict[str, Any]:
-    files, root = catalogue
-    return {"files": files, "image_root": root, "encoder": ENCODER, "pretext": {**PRETEXT, **changes}, "folder": str(folder)}
+    return {"catalogue": Catalogue(*catalogue), "encoder": ENCODER, "pretext": {**PRETEXT, **changes}, "folder": str(folder)}
 
 
 def test_it_learns_and_writes_the_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:

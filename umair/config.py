@@ -12,19 +12,41 @@ import types
 import typing
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from umair.errors import ConfigError
+
+UNSAFE = "*?[]{}\\%:\n"  # in a path, Spark takes some of them for a pattern, Delta others for an escape
+SHOWN = 80  # characters of a wrong value in a message
+
+
+def _plain(path: str) -> str:
+    if set(path) & set(UNSAFE) or not path.strip():
+        raise ValueError(f"a path, without any of {' '.join(UNSAFE.strip())} and line breaks, which Spark or Delta "
+                         "would not take as they stand")
+    return path
+
+
+PlainPath = Annotated[str, AfterValidator(_plain)]  # of a folder that Spark reads or writes
 
 
 class Section(BaseModel):
     """A frozen group of keys that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True,
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True, allow_inf_nan=False,
                               coerce_numbers_to_str=True)  # `spark.sql.shuffle.partitions: 8` needs no quotes
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_not_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `epochs: true` for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+            raise ValueError("Input should be a number, not true or false")
+        return value
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -44,8 +66,9 @@ def load_config(path: str | Path, overrides: list[str], schema: type[AnySection]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: key '{key}'", repr(first.get("input")), first["msg"],
-                          f"correct '{key}' in the file or in the override") from error
+        found = repr(first.get("input"))
+        raise ConfigError(f"{path} or an override: key '{key}'", found if len(found) <= SHOWN else f"{found[:SHOWN]}...",
+                          first["msg"].removeprefix("Value error, "), f"correct '{key}'") from error
 
 
 def fingerprint(value: Any) -> str:
@@ -104,14 +127,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), "no readable file", "a YAML file in UTF-8", "check the path given to --config or base:"
                           ) from error
-    loader = _UniqueKeyLoader(text)
-    loader.name = str(path)
-    try:
-        values = loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), f"text that is not YAML ({error})", "YAML", "correct the line") from error
-    finally:
-        loader.dispose()
+    values = _parse_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -119,16 +135,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        loader = _UniqueKeyLoader(text)
+        loader.name = where
+        return loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date such as 2026-13-45
+        raise ConfigError(where, f"text that is not YAML ({error})", "YAML without merge keys (<<)", "correct the line, or "
+                          "quote the value") from error
+
+
 def _parse_override(override: str, schema: type[BaseModel]) -> dict[str, Any]:
     dotted, equals, text = override.partition("=")
     parts = dotted.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError("command line", repr(override), "section.key=value", "write for example training.epochs=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError("command line", repr(override), "a YAML value after '='", "quote the value") from error
-    return _nested(parts, schema, value)
+    return _nested(parts, schema, _parse_yaml(text, f"command line, {override!r}"))
 
 
 def _nested(parts: list[str], schema: type[BaseModel] | None, value: Any) -> dict[str, Any]:

@@ -10,26 +10,31 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field, model_validator
 
-from umair.config import Section, fingerprint, load_config, merge
+from umair.config import PlainPath, Section, fingerprint, load_config, merge
 from umair.embedding.images import EmbedImagesConfig
 from umair.embedding.texts import EmbedTextsConfig
-from umair.errors import ConfigError, StorageError, UmairError
+from umair.errors import ConfigError, ContractError, StorageError, UmairError
+from umair.evaluation.figures import LAST_WEEK
+from umair.evaluation.references import BASELINES, CEILING
 from umair.evaluation.report import EvaluationConfig
+from umair.model import image_encoder, text_encoder
 from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.ranker import RankerConfig
 from umair.model.text_encoder import TextEncoderConfig
-from umair.storage import Snapshot, Step, Store
+from umair.storage import Snapshot, Step, Store, digest_path
 from umair.tables.ingest import RawConfig
-from umair.training.loop import TrainingConfig
+from umair.training.loop import MAIN, TrainingConfig
 from umair.training.tag_pretext import PretextConfig
 from umair.training.text_pairs import TextPairsConfig
 from umair.weeks import Week
@@ -41,13 +46,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("umair")
 ACCEPTED, BAD_INPUT, REJECTED = 0, 2, 3  # exit codes: fine, bad input or config, verdict "reject"
+TAKEN_NAMES = (MAIN, LAST_WEEK, CEILING, *BASELINES)
 ANY_WEEK = "any-week"  # the ledger's week of steps that do not belong to one: the encoders
 
 
 class Config(Section):
     """Every section, each defined beside the code that it configures."""
 
-    root: str  # folder that all nodes see: tables, encoders, rankers, report
+    root: PlainPath  # folder that all nodes see: tables, encoders, rankers, report
     raw: RawConfig
     image_encoder: ImageEncoderConfig
     pretext: PretextConfig
@@ -72,23 +78,35 @@ class Config(Section):
                 return {**values, "training": {**values["training"], "rivals": whole}}
         return values
 
+    @model_validator(mode="after")
+    def _rivals_have_names_of_their_own(self) -> Config:
+        for name in self.training.rivals:
+            if name.lower() in TAKEN_NAMES:  # Spark's columns know no case
+                raise ValueError(f"rival '{name}': the report means something else by it; taken: {', '.join(TAKEN_NAMES)}")
+        return self
+
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step's result depends on: its config sections and the steps before it."""
+    """What a step's result depends on: its config sections, the steps before it, and what a config only names."""
 
     sections: tuple[str, ...]
     after: tuple[str, ...] = ()
     weekly: bool = True
+    writes_tables: bool = False  # whether two at once would be in each other's way
+    weights: str | None = None  # section.key that may name a file or folder whose content counts
+    preprocessing: str | None = None  # what the code does to its input before anything is learnt
 
 
 PLAN = {
-    "ingest_tables": StepPlan(("raw",)),
-    "pretrain_image_encoder": StepPlan(("image_encoder", "pretext"), weekly=False),
-    "finetune_text_encoder": StepPlan(("text_encoder", "text_pairs"), weekly=False),
-    "embed_images": StepPlan(("embed_images",), ("ingest_tables", "pretrain_image_encoder")),
-    "embed_texts": StepPlan(("embed_texts",), ("ingest_tables", "finetune_text_encoder")),
-    "build_windows": StepPlan(("windows",), ("ingest_tables",)),
+    "ingest_tables": StepPlan(("raw",), writes_tables=True),
+    "pretrain_image_encoder": StepPlan(("image_encoder", "pretext"), weekly=False, weights="image_encoder.weights",
+                                       preprocessing=image_encoder.PREPROCESSING),
+    "finetune_text_encoder": StepPlan(("text_encoder", "text_pairs"), weekly=False, weights="text_encoder.base",
+                                      preprocessing=text_encoder.PREPROCESSING),
+    "embed_images": StepPlan(("embed_images",), ("ingest_tables", "pretrain_image_encoder"), writes_tables=True),
+    "embed_texts": StepPlan(("embed_texts",), ("ingest_tables", "finetune_text_encoder"), writes_tables=True),
+    "build_windows": StepPlan(("windows",), ("ingest_tables",), writes_tables=True),
     "train_ranker": StepPlan(("ranker", "training"), ("build_windows", "embed_images", "embed_texts")),
     "evaluate_ranker": StepPlan(("evaluation",), ("train_ranker",)),
 }
@@ -105,16 +123,35 @@ class Job:
     def spark(self) -> SparkSession:
         return start_spark(self.config.spark)
 
-    def read(self, name: str, version: int | None = None) -> DataFrame:
-        """A committed table as a Spark frame over its explicit list of files."""
-        return self.spark.read.parquet(*self.store.snapshot(name, version).files)
+    @property
+    def versions(self) -> dict[str, int]:
+        """By table: the version that this week's finished steps left, whatever other weeks or configurations wrote since."""
+        done = [self.finished(step) for step in PLAN]
+        return {name: version for step in done if step for name, version in step.outputs.get("versions", {}).items()}
+
+    def snapshot(self, name: str) -> Snapshot:
+        """A table as this week's finished steps left it. Raises ConfigError when none of them made it."""
+        if name not in self.versions:
+            raise ConfigError(f"week {self.week}", f"no finished step that made table '{name}'",
+                              "the step that makes it before this one", "run jobs/weekly.py, which keeps the order")
+        return self.store.snapshot(name, self.versions[name])
+
+    def read(self, name: str) -> DataFrame:
+        """The same as a Spark frame over its explicit list of files."""
+        return self.spark.read.parquet(*self.snapshot(name).files)
+
+    def read_newest(self, name: str) -> DataFrame | None:
+        """A table that grows from week to week as it now is, or None before its first version."""
+        return self.spark.read.parquet(*self.store.snapshot(name).files) if self.store.exists(name) else None
 
     def commit(self, name: str, frame: DataFrame, *, append: bool = False, **facts: Any) -> Snapshot:
         """Writes a Spark frame and makes it the table's new version (or adds it), in one transaction."""
         folder = self.store.staging(name)
-        with self.phase(f"write {name}"):
+        with self.phase(f"write {name}"), contextlib.ExitStack() as on_error:
+            on_error.callback(shutil.rmtree, folder, ignore_errors=True)  # what a full disk took is given back
             frame.write.option("compression", "zstd").parquet(str(folder))
             snapshot = self.store.commit(name, folder, {"week": str(self.week), **facts}, append=append)
+            on_error.pop_all()
         log.info("%s: version %d, %s rows", name, snapshot.version, f"{snapshot.rows:,}")
         return snapshot
 
@@ -130,8 +167,16 @@ class Job:
     def key(self, step: str) -> str:
         """Stands for everything that the step's result depends on, but the raw data of its week."""
         plan = PLAN[step]
-        return fingerprint([step, [getattr(self.config, section) for section in plan.sections],
-                            [self.key(before) for before in plan.after]])
+        return fingerprint([step, [getattr(self.config, section) for section in plan.sections], plan.preprocessing,
+                            self._digest(plan.weights), [self.key(before) for before in plan.after]])
+
+    def _digest(self, named: str | None) -> str | None:
+        """Stands for the file or folder that a config key names; None for none, or a name that is none on this machine."""
+        if named is None:
+            return None
+        section, key = named.split(".")
+        path = getattr(getattr(self.config, section), key)
+        return digest_path(Path(path)) if path and Path(path).exists() else None
 
     def ledger_week(self, step: str) -> str:
         return str(self.week) if PLAN[step].weekly else ANY_WEEK
@@ -158,7 +203,8 @@ def run_step(job: Job, step: StepFunction) -> Step:
         return done
     log.info("%s %s: start", name, job.week)
     started, job.phases = time.time(), {}
-    outputs = step(job)
+    with job.store.sole_writer() if PLAN[name].writes_tables else contextlib.nullcontext():
+        outputs = step(job)
     record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
                   {**outputs, "phases": {phase: round(seconds, 3) for phase, seconds in job.phases.items()}}, time.time())
     job.store.record(record)
@@ -201,7 +247,7 @@ def main(step: StepFunction) -> NoReturn:
 
 
 def _single(step: StepFunction) -> int:
-    job = Job(*parse_arguments((step.__doc__ or "").splitlines()[0]))
+    job = Job(*parse_arguments((step.__doc__ or step.__name__).splitlines()[0]))
     return int(run_step(job, step).outputs.get("exit_code", ACCEPTED))
 
 
@@ -232,6 +278,10 @@ def clear_error(error: BaseException) -> str | None:
     worker = re.search(r"umair\.errors\.\w+: (.+?What to do: .+)", text)
     if worker:
         return worker[1].strip()
+    unreadable = re.search(r"FAILED_READ_FILE.*?file:/*(/\S+?)[\s.]*(?:\n|$| SQLSTATE)", text)
+    if unreadable:
+        return str(ContractError(unreadable[1], "a file that breaks off or is damaged", "a whole file",
+                                 "export it again; below `root`, restore it or run the step that made it again"))
     if re.search(r"No space left on device|File too large|Disk quota exceeded", text):
         return str(StorageError("writing a table", "no space left on the device", "room for the new version",
                                 "free some space or choose another `root`, then run again; what is committed is untouched"))

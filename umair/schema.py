@@ -17,6 +17,7 @@ class Table:
     key: tuple[str, ...]
     columns: str
     rules: dict[str, str] = field(default_factory=dict)
+    has_texts: bool = False  # values that may run over several lines, where CSV puts them in quotation marks
 
     @property
     def column_types(self) -> dict[str, str]:
@@ -42,7 +43,7 @@ def _split_ddl(ddl: str) -> list[str]:
 # ---------------------------------------------------------------- raw: what a site hands over (Parquet, JSON lines, CSV)
 RAW_CATALOGUE = Table(
     name="catalogue", about="one row an illustration; `image` is a path under image_root, `image_content` its bytes",
-    key=("illust_id",),
+    key=("illust_id",), has_texts=True,
     columns="illust_id bigint, artist_id bigint, title string, tags array<string>, image string, image_content binary, "
             "created_at timestamp, width int, height int, restrict int, x_restrict int, sanity_level int",
     rules={
@@ -68,7 +69,7 @@ RAW_EVENTS = Table(
         "at_plausible": "at IS NULL OR year(at) BETWEEN 1990 AND 2100",
     })
 RAW_TERMS = Table(
-    name="terms", about="one row a pair of texts that mean the same or belong together",
+    name="terms", about="one row a pair of texts that mean the same or belong together", has_texts=True,
     key=("lang_a", "text_a", "lang_b", "text_b", "kind"),
     columns="lang_a string, text_a string, lang_b string, text_b string, kind string",
     rules={

@@ -7,12 +7,17 @@ transaction. A step killed before that leaves the last version intact. Readers r
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Sc
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from umair.errors import StorageError
+from umair.errors import ClusterError, StorageError
 
 STALE_SECONDS = 24 * 3600.0  # an uncommitted folder older than this was left by a run that died
 KEEP_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)  # old versions stay readable
@@ -39,6 +44,7 @@ class Snapshot:
     files: tuple[str, ...]
     rows: int
     facts: dict[str, Any]
+    identity: str  # of the table, drawn when it was made: version 3 of another store's table is another thing
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,29 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
+
+    @contextlib.contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Keeps other processes from writing tables meanwhile; the lock dies with its process.
+
+        Raises StorageError when the root cannot be written, ClusterError when another run holds it.
+        """
+        path = self.root / ".writer"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    file.seek(0)
+                    raise ClusterError(f"root {self.root}", f"another run that writes its tables ({file.read().strip()})",
+                                       "one writer at a time", "wait until it is done, then run again") from error
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}")
+                file.flush()
+                yield
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     # ------------------------------------------------------------ tables
     def exists(self, name: str) -> bool:
@@ -103,7 +132,7 @@ class Store:
         actions = pa.table(table.get_add_actions(flatten=True))
         files = tuple(sorted(str(self._table(name) / unquote(path)) for path in actions.column("path").to_pylist()))
         rows = sum(int(count or 0) for count in actions.column("num_records").to_pylist())
-        return Snapshot(name, table.version(), files, rows, self._facts(name, table.version()))
+        return Snapshot(name, table.version(), files, rows, self._facts(name, table.version()), str(table.metadata().id))
 
     def _table(self, name: str) -> Path:
         return self.root / "tables" / name
@@ -194,6 +223,7 @@ def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
+        _sweep_folders(folder)
         facts = write(temporary)
         write_atomically(temporary / "facts.json", json.dumps(facts, sort_keys=True, indent=1))
         if folder.exists():
@@ -204,6 +234,37 @@ def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
+
+
+def _sweep_folders(folder: Path) -> None:
+    """Removes what runs that died while writing this folder left beside it."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}", left.name) and _age(left) > STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since the newest change inside."""
+    return time.time() - max(part.stat().st_mtime for part in (path, *path.rglob("*")))
+
+
+def digest_path(path: Path) -> str:
+    """Twelve hex digits over the bytes of a file, or of all files of a folder with their names."""
+    files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+    stamps = tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _digest_files(path, stamps)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_files(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """The same; size and time of each file say whether it must be read again."""
+    sha = hashlib.sha256()
+    for name, size, _ in stamps:
+        sha.update(f"{os.path.relpath(name, path.resolve())} {size}\n".encode())
+        with open(name, "rb") as file:
+            while part := file.read(2**20):
+                sha.update(part)
+    return sha.hexdigest()[:12]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

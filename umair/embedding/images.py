@@ -64,16 +64,26 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
     """illust_id, illust_index, image, image_content, state, reason of pictures that this encoder has not tried as they are.
 
     `state` is path|bytes|modification time in ns of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
-    or retried. An illustration without path and bytes has no picture, which is no fault: it is left out.
+    or retried; changed is also one whose illustration has another index now. An illustration without path and bytes has no
+    picture, which is no fault: it is left out.
     """
     pictures = with_state(illustrations.filter(HAS_PICTURE), image_root)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
     retried = "'retried'" if retry_rejects else "NULL"
     return tried.withColumn("reason", F.expr(f"""
         CASE WHEN embedded IS NULL THEN 'new'
-             WHEN array_contains(embedded, state) THEN NULL
+             WHEN array_contains(embedded, concat(illust_index, '|', state)) THEN NULL
              WHEN array_contains(rejected, state) AND size(embedded) = 0 THEN {retried}
              ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected")
+
+
+def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, *, absent: bool) -> DataFrame:
+    """illust_id of pictures that have vectors and are gone: the catalogue lists the illustration without a picture or,
+    where `absent` counts, not at all. It does not while an earlier week runs again: then later ones are absent too.
+    """
+    pictured = illustrations.filter(HAS_PICTURE).select("illust_id")
+    gone = vectors.select("illust_id").distinct().join(pictured, "illust_id", how="left_anti")
+    return gone if absent else gone.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
 
 
 def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
@@ -94,9 +104,10 @@ def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config:
 
 
 @contextlib.contextmanager
-def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, folder: Path | str,
-                      image_root: str, config: EmbedImagesConfig) -> Iterator[EmbeddedPictures]:
+def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, withdrawn: DataFrame | None,
+                      folder: Path | str, image_root: str, config: EmbedImagesConfig) -> Iterator[EmbeddedPictures]:
     """Embeds every row of `pictures_to_embed` once and holds the result on the executors' disks inside the `with` block.
+    The vectors of `withdrawn_pictures` go, by whatever encoder.
 
     Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
     """
@@ -105,9 +116,12 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     with _arrow_rows(spark, config.batch):
         embedded = embed_pictures(todo, folder, image_root, config).persist(StorageLevel.DISK_ONLY)
         try:
-            facts = _count(embedded)  # this runs it
+            facts = {**_count(embedded), "withdrawn": withdrawn.count() if withdrawn is not None else 0}  # this runs it
             _require_few_rejects(facts, embedded, config)
-            yield EmbeddedPictures(_updates(embedded, vectors, rejects, encoder, facts), facts)
+            kept = vectors
+            if vectors is not None and withdrawn is not None:
+                kept = vectors.join(withdrawn, "illust_id", how="left_anti")
+            yield EmbeddedPictures(_updates(embedded, kept, rejects, encoder, facts), facts)
         finally:
             embedded.unpersist()
 
@@ -135,10 +149,11 @@ def _file_state(image_root: str, image: str | None) -> str | None:
 
 
 def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str) -> DataFrame:
-    """illust_id, embedded, rejected: the states in which this encoder embedded or rejected it, as arrays."""
+    """illust_id, embedded (index|state), rejected (state): as what this encoder embedded or rejected it, as arrays."""
     tried = pictures.sparkSession.createDataFrame([], "illust_id bigint, embedded string, rejected string")
     if vectors is not None:
-        tried = tried.union(current_vectors(vectors, encoder).selectExpr("illust_id", "state", "NULL"))
+        tried = tried.union(current_vectors(vectors, encoder).selectExpr(
+            "illust_id", "concat(illust_index, '|', state)", "NULL"))
     if rejects is not None:
         own = rejects.filter(_by_encoder(encoder))
         tried = tried.union(own.selectExpr("CAST(key AS BIGINT)", "NULL", f"substring(state, {len(encoder) + 2})"))
@@ -193,7 +208,8 @@ def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: Emb
 def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str, facts: dict[str, Any]
              ) -> dict[str, Update]:
     """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
-    tried, revised = sum(facts["rows"].values()), facts["rows"]["changed"] + facts["rows"]["retried"]
+    tried = sum(facts["rows"].values())
+    revised = facts["rows"]["changed"] + facts["rows"]["retried"] + facts["withdrawn"]
     updates = {}
     if tried or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)

@@ -97,9 +97,15 @@ def judge(lines: list[Line], gaps: list[Line], config: VerdictConfig) -> tuple[s
 
 
 def _gains(against: dict[str, Line], popularity: str) -> str:
+    known = {name: gap for name, gap in against.items() if gap["estimate"] is not None}
+    others = [name for name in known if name not in (POPULARITY, BOOKMARK_RATE)]
+    names = [name for name in (popularity, *others) if name in known]
+    if not names:
+        return ("It cannot be compared: the users drawn for intervals have rows of one class only, or none. "
+                "Raise evaluation.interval_rows.")
     parts = []
-    for name in [popularity, *(name for name in against if name not in (POPULARITY, BOOKMARK_RATE))]:
-        gap = against[name]
+    for name in names:
+        gap = known[name]
         more = "more" if gap["estimate"] >= 0 else "less"
         span = "" if gap["low"] is None else f" (interval {gap['low']:+.3f} to {gap['high']:+.3f})"
         parts.append(f"{abs(gap['estimate']):.3f} {more} than {name_of(name)}{span}")

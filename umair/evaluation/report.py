@@ -16,6 +16,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from umair.config import PlainPath
 from umair.evaluation import examples, figures, plots
 from umair.evaluation.comparison import PairedAucs, resample_users
 from umair.evaluation.contributions import read_true_weights, user_weights
@@ -48,7 +49,7 @@ _HASHES = 1_000_000  # into which users are hashed for a sample
 class EvaluationConfig(VerdictConfig):
     """What a report measures and shows, and when a ranker is turned down."""
 
-    truth: str | None = None  # folder with a drawn world's truth; only the evaluation reads it
+    truth: PlainPath | None = None  # folder with a drawn world's truth; only the evaluation reads it
     tail_quantile: float = Field(0.8, gt=0, lt=1)  # of training rows an illustration; above it is the head
     prior_views: float = Field(10.0, gt=0)  # views at the base rate that the bookmark-rate baseline starts with
     calibration_bins: int = Field(20, ge=2)

@@ -12,7 +12,6 @@ from umair.evaluation.scoring import ScoringPlan
 from umair.picture import PictureLimits
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, INGEST_REJECTS, USERS, window_table
 from umair.storage import Snapshot, Store, read_facts
-from umair.training.inputs import snapshot_of
 from umair.training.loop import MAIN
 from umair.training.packing import FeatureSource
 from umair.weeks import Week
@@ -46,17 +45,17 @@ def rankers_of(folder: Path, last_week: Path) -> dict[str, str]:
     return {**rankers, LAST_WEEK: str(last_week / MAIN)} if same else rankers
 
 
-def subject_of(store: Store, week: Week, rankers: dict[str, str], features: Path, batch_rows: int, threads: int,
-               **told: Any) -> Subject:
-    """The subject of one week. `told` goes on to Subject: image_root, limits, seconds.
+def subject_of(store: Store, week: Week, versions: dict[str, int], rankers: dict[str, str], features: Path, batch_rows: int,
+               threads: int, **told: Any) -> Subject:
+    """The subject of one week. `versions` of tables are those that this week's steps left; `told` goes on to Subject:
+    image_root, limits, seconds.
 
     Raises StorageError for a missing table or ranker.
     """
     training = read_facts(Path(rankers[MAIN]).parent)
     snapshots = {name: store.snapshot(name, version) for name, version in training["versions"].items()}
     test = window_table("test")
-    snapshots[test] = snapshot_of(store, test, week)
-    snapshots |= {name: snapshot_of(store, name, week) for name in _COUNTED if store.exists(name)}
+    snapshots |= {name: store.snapshot(name, versions[name]) for name in (test, *_COUNTED) if name in versions}
     plan = ScoringPlan(str(store.root), FeatureSource(**training["features"]), str(features), rankers, batch_rows, threads)
     files = {name: snapshots[name].files for name in (window_table("train"), test, ILLUSTRATIONS.name, USERS.name)}
     return Subject(str(week), plan, files, training, rows=_rows(snapshots),

@@ -84,6 +84,19 @@ class LinearPart(nn.Module):
         return weight_BF1.sum((1, 2))
 
 
+class Counters(nn.Module):
+    """The as-of counters in deviations, and a logit that is linear in them; counters_BC [B, 6] -> [B, 6], [B]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(len(COUNTERS))
+        self.linear = nn.Linear(len(COUNTERS), 1, bias=False)
+
+    def forward(self, counters_BC: Tensor) -> tuple[Tensor, Tensor]:
+        normal_BC: Tensor = self.norm(counters_BC)
+        return normal_BC, self.linear(normal_BC)[:, 0]
+
+
 def tower(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     """Dense, batch norm, ReLU and dropout for each hidden width: [B, width] -> [B, hidden[-1]]."""
     layers: list[nn.Module] = []

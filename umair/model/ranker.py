@@ -5,6 +5,7 @@ B rows, U distinct illustrations of the batch, M modalities, D modality width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from umair.config import Section
 from umair.model.batch import (
+    COUNTERS,
     ITEM_FIELDS,
     ITEM_TAGS,
     MODALITIES,
@@ -26,9 +28,11 @@ from umair.model.batch import (
 from umair.model.contribution import AttentionContribution
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match
-from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, LinearPart, Profile, tower
+from umair.model.new_ids import NewIds
+from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, Counters, LinearPart, Profile, tower
 from umair.model.projection import Projection
 
+TOTALS = ("total_bookmarks", "total_view")
 Modality = Literal["semantic", "style", "text", "profile"]
 VectorModality = Literal["semantic", "style", "text"]
 
@@ -71,7 +75,9 @@ class RankerConfig(Section):
     tag_buckets: Buckets = TAG_BUCKETS
     embedding_width: int = Field(8, gt=0)
     embedding_std: float = Field(0.01, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw, so small
-    counters: bool = False  # as-of counters as inputs of both towers
+    counters: bool = False  # as-of counters as inputs of both towers, of the head and of the logit
+    totals: bool = True  # the illustration's as-of counts in bins, which the paper has among its fields
+    id_dropout: float = Field(0.0, ge=0, lt=1)  # share of rows that train what a new user, illustration, artist is like
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
     tower_dropout: float = Field(0.5, ge=0, lt=1)
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
@@ -131,11 +137,14 @@ class Ranker(nn.Module):
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
+        sizes = list(config.user_fields.values()), list(config.item_fields.values())
+        self.new_ids = NewIds(config.id_dropout, *sizes) if config.id_dropout else None
 
     def forward(self, batch: Batch) -> Scores:
         if self.training and len(batch) < 2:
             raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
-        return self.score(batch)
+        batch = batch if self.config.totals else _without_totals(batch)
+        return self.score(self.new_ids(batch) if self.new_ids else batch)
 
     def score(self, batch: Batch) -> Scores:
         raise NotImplementedError
@@ -152,7 +161,8 @@ class UmairRanker(Ranker):
 
     The match reaches the logit twice: products, sums and known flags enter the deep part beside the crosses, and the
     sums are added with positive weights of the user's own. Those come from the user's ids, tags and counters, not from
-    the user vector, which weighs worse: it has passed dropout, and forgets how long the history is.
+    the user vector, which weighs worse: it has passed dropout, and forgets how long the history is. Counters, too, go to
+    the head and straight to the logit: in the towers alone they drown (MovieLens: test AUC 0.75 instead of 0.80).
     Raises ContractError for vectors of another width. Departures from the authors' code: the contribution is computed
     per user, and a modality that is not known has no weight.
     """
@@ -172,11 +182,13 @@ class UmairRanker(Ranker):
                                       for name in self.modalities if name != "profile"})
         self.contribution = _contribution(config)
         mixed = shared * (1 if self.contribution else len(self.modalities))
-        self.cross = cross_network(config, mixed + shared)
+        self.counters = Counters() if config.counters else None
+        head = mixed + shared + config.counters * len(COUNTERS)
+        self.cross = cross_network(config, head)
         self.match = _match(config, widths)
         self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
-        self.deep = nn.Sequential(*tower(mixed + shared + matches, config.deep, config.deep_dropout),
+        self.deep = nn.Sequential(*tower(head + matches, config.deep, config.deep_dropout),
                                   nn.Linear(config.deep[-1], 1, bias=False))
         self.linear = config.linear_part() if config.linear else None
 
@@ -185,18 +197,20 @@ class UmairRanker(Ranker):
         user_BD = self.user_tower(torch.cat([facts_BX, batch.long_interest_BD, batch.short_interest_BD], 1))
         vectors_BD = {name: batch.vectors_UD[name][batch.item_B] for name in self.project}
         mixed_BX, weight_BM = self._contribute(batch, user_BD, vectors_BD)
-        head_BX = self.cross(torch.cat([mixed_BX, user_BD], 1))
-        match_BM = None
+        head, logits = [mixed_BX, user_BD], []
+        if self.counters is not None:
+            counters_BC, counted_B = self.counters(batch.counters_BC)
+            head.append(counters_BC)
+            logits.append(counted_B)
+        head_BX, match_BM = self.cross(torch.cat(head, 1)), None
         if self.match is not None and self.weigh is not None:
             matches = self.match(batch, vectors_BD)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
             match_BM = F.softplus(self.weigh(facts_BX)) * matches.sum_BM
-        logit_B = self.deep(head_BX)[:, 0]
-        if match_BM is not None:
-            logit_B = logit_B + match_BM.sum(1)
+            logits.append(match_BM.sum(1))
         if self.linear is not None:
-            logit_B = logit_B + self.linear(batch)
-        return Scores(logit_B, weight_BM, match_BM)
+            logits.append(self.linear(batch))
+        return Scores(sum(logits, self.deep(head_BX)[:, 0]), weight_BM, match_BM)
 
     def _user_facts(self, batch: Batch) -> Tensor:
         """[B, X]: what is known of the user apart from vectors: embeddings, and the counters if they are on."""
@@ -238,6 +252,12 @@ def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
     if not config.matched:
         return None
     return Match({name: widths[name] for name in config.matched}, config.match_width, config.match_shrink)
+
+
+def _without_totals(batch: Batch) -> Batch:
+    fields_BF = batch.item_fields_BF.clone()
+    fields_BF[:, [place for place, name in enumerate(ITEM_FIELDS) if name in TOTALS]] = 0
+    return replace(batch, item_fields_BF=fields_BF)
 
 
 def _known(name: str, batch: Batch) -> Tensor:

@@ -31,12 +31,21 @@ class Known:
 
 
 def read_known(spark: SparkSession, store: Store, table: str, identity: str, index: str) -> Known:
-    """The pairs of columns (`identity`, `index`) in the last committed version of `table`, and its fact `next_<index>`."""
+    """The pairs of columns (`identity`, `index`) that any week knows, and the newest fact `next_<index>`.
+
+    The newest version holds them all, unless an earlier week was taken in again after later ones: then the newest version
+    of each later week counts too, lest what it numbered be numbered anew.
+    """
     if not store.exists(table):
         return Known()
-    snapshot = store.snapshot(table)
-    frame = spark.read.parquet(*snapshot.files).select(identity, index).distinct()
-    return Known(frame, int(snapshot.facts[f"next_{index}"]))
+    newest = store.snapshot(table)
+    files, week = list(newest.files), newest.facts["week"]
+    for version in range(newest.version - 1, -1, -1):
+        snapshot = store.snapshot(table, version)
+        if snapshot.facts["week"] > week:
+            files, week = [*files, *snapshot.files], snapshot.facts["week"]
+    frame = spark.read.parquet(*files).select(identity, index).distinct()
+    return Known(frame, int(newest.facts[f"next_{index}"]))
 
 
 def assign(ids: DataFrame, order: list[str], index: str, known: Known) -> tuple[DataFrame, int]:

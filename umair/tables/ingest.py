@@ -17,7 +17,7 @@ from pydantic import Field
 from pyspark.sql import functions as F
 
 from umair import schema
-from umair.config import Section
+from umair.config import PlainPath, Section
 from umair.errors import ConfigError, ContractError
 from umair.schema import Table
 from umair.tables.contract import (
@@ -56,7 +56,7 @@ EVENT_RULES = {  # beyond the columns: name -> (SQL that a row keeps, SQL of the
 class RawConfig(Section):
     """Where a site's raw tables and pictures lie, and how many bad rows they may hold."""
 
-    folder: str  # holds catalogue, users, events and perhaps terms, each a file or a folder of files
+    folder: PlainPath  # holds catalogue, users, events and perhaps terms, each a file or a folder of files
     image_root: str  # the catalogue's `image` paths begin here
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the rows of a table that are there by the week's end
 
@@ -130,7 +130,8 @@ class _Intake:
         """Kept rows with tags in one spelling; of two rows with one id, the later created stays."""
         table = schema.RAW_CATALOGUE
         once = mark_duplicates(self.judged[table.name], table, "duplicate_key", [F.col("created_at").desc()])
-        return self._accept(once.withColumn("tags", normalised(F.col("tags"))), table)
+        given = F.when(F.trim("image") != "", F.col("image"))  # a blank path is no picture, not a broken one
+        return self._accept(once.withColumns({"tags": normalised(F.col("tags")), "image": given}), table)
 
     def users(self) -> DataFrame:
         """Kept rows, one a user."""

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructType
 
+from umair.config import UNSAFE
 from umair.errors import ConfigError, ContractError
 from umair.schema import Table
 
@@ -34,7 +35,7 @@ def find_raw(folder: Path, name: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise ConfigError(f"raw.folder = {folder}", "no such folder", "a folder with catalogue, users and events",
-                          "correct raw.folder, or hand over the raw tables first (docs/raw.md)")
+                          "correct raw.folder, or hand over the raw tables first (docs/own_data.md)")
     entries = [entry for entry in sorted(folder.iterdir()) if entry.name.split(".")[0] == name]
     if len(entries) > 1:
         raise ContractError(f"raw table '{name}' in {folder}", " and ".join(entry.name for entry in entries),
@@ -42,6 +43,11 @@ def find_raw(folder: Path, name: str) -> list[Path]:
     files = [file for entry in entries for file in _data_files(entry)]
     if entries and not files:
         raise ContractError(str(entries[0]), "a folder without files", "Parquet, JSON lines or CSV files", EXPORT)
+    for file in files:
+        if set(file.name) & set(UNSAFE):
+            raise ContractError(f"raw table '{name}' in {folder}", f"a file named {file.name!r}",
+                                f"a name without any of {' '.join(UNSAFE.strip())}, which Spark would not take as "
+                                "they stand", "rename the file")
     formats = {FORMATS.get(file.suffix, f"'{file.name}'") for file in files}
     if len(formats) > 1 or not formats <= set(FORMATS.values()):
         raise ContractError(f"raw table '{name}' in {folder}", f"files of format {', '.join(sorted(formats))}",
@@ -88,6 +94,7 @@ def _read_parquet(spark: SparkSession, files: list[Path], table: Table) -> list[
             schema = pq.read_schema(file).remove_metadata()
         except (pa.ArrowInvalid, OSError) as error:
             raise ContractError(str(file), f"no whole Parquet file ({error})", "a Parquet file", EXPORT) from error
+        _require_once(file, schema.names)
         require_columns(str(file), schema.names, table)
         layouts[str(schema)].append(file)
         schemas[str(schema)] = schema
@@ -116,11 +123,13 @@ def _read_csv(spark: SparkSession, files: list[Path], table: Table) -> list[Data
     for file in files:
         header = _csv_header(file)
         require_columns(str(file), list(header), table)
+        if table.has_texts:
+            _require_closed_quotes(file)
         layouts[header].append(str(file))
     frames = []
     for header, paths in layouts.items():
         reader = spark.read.schema(_all_text([*header, LINE])).options(
-            header=True, multiLine=True, escape='"', columnNameOfCorruptRecord=LINE)
+            header=True, multiLine=table.has_texts, escape='"', columnNameOfCorruptRecord=LINE)
         frames.append(reader.csv(paths).select(*_shared(table, list(header)), LINE))
     return frames
 
@@ -131,9 +140,23 @@ def _csv_header(file: Path) -> tuple[str, ...]:
             header = tuple(next(csv.reader(lines), []))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ContractError(str(file), f"no readable header ({error})", "CSV in UTF-8 with a header", EXPORT) from error
-    if len(set(header)) < len(header):
-        raise ContractError(str(file), f"a column twice in {header}", "each column once", "rename one of them")
+    _require_once(file, list(header))
     return header
+
+
+def _require_once(file: Path, columns: list[str]) -> None:
+    if len({name.casefold() for name in columns}) < len(columns):
+        raise ContractError(str(file), f"a column twice in {', '.join(columns)}",
+                            "each column once, whatever its upper and lower case", "rename one of them")
+
+
+def _require_closed_quotes(file: Path) -> None:
+    """A quotation mark that is never closed would swallow every line after it, in silence."""
+    with file.open("rb") as content:
+        marks = sum(part.count(b'"') for part in iter(lambda: content.read(2**20), b""))
+    if marks % 2:
+        raise ContractError(str(file), f"{marks} quotation marks, an odd number",
+                            "each one closed, and those inside a value doubled", EXPORT)
 
 
 def _all_text(names: list[str]) -> StructType:

@@ -72,45 +72,55 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run, step-NNNNNNNN folders below `folder`. `key` stands for all that the run depends on.
+    """The checkpoints of one run, step-NNNNNNNN folders below `folder`/`key`; `key` stands for all it depends on.
 
-    A checkpoint holds each ranker's weights and optimiser state, the position and whatever facts the run keeps. Random
-    state needs no file: dropout masks and the order of rows are functions of (seed, epoch, step, rank).
+    Beside them stand each ranker's weights after its best epoch so far. A checkpoint holds each ranker's weights and
+    optimiser state, the position and whatever facts the run keeps. Random state needs no file: dropout masks and the
+    order of rows are functions of (seed, epoch, step, rank).
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+        self.all_runs, self.folder = folder, folder / key
 
     def save(self, done: int, position: Position, facts: dict[str, Any],
              parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]]) -> None:
-        """Writes the checkpoint after `done` steps in all, atomically, and drops the oldest beyond KEPT."""
+        """Writes the checkpoint after `done` steps in all, atomically; drops the oldest beyond KEPT and other runs'."""
         def write(folder: Path) -> dict[str, Any]:
             groups = {name: _save_part(folder / name, *part) for name, part in parts.items()}
-            return {"key": self.key, "position": vars(position), "groups": groups, "facts": facts}
+            return {"position": vars(position), "groups": groups, "facts": facts}
 
         write_folder(self.folder / f"step-{done:08d}", write)
         for old in self._whole()[:-KEPT]:
             shutil.rmtree(old)
+        for other in set(self.all_runs.iterdir()) - {self.folder}:
+            shutil.rmtree(other)
+
+    def keep_best(self, name: str, module: nn.Module) -> None:
+        """Keeps a ranker's present weights as its best."""
+        write_folder(self.folder / f"best-{name}", lambda folder: _save_weights(folder, module))
+
+    def restore_best(self, name: str, module: nn.Module) -> None:
+        """Puts a ranker's best weights into it. Raises StorageError when they are lost."""
+        folder = self.folder / f"best-{name}"
+        load_weights(module, _load_tensors(folder / WEIGHTS), str(folder))
 
     def load(self, parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]]) -> tuple[Position, dict[str, Any]] | None:
         """Puts the newest checkpoint into modules and optimisers; None when there is none of this run's key.
 
         Raises ContractError that names the differing keys for weights of another architecture.
         """
-        for folder in reversed(self._whole()):
-            said = read_facts(folder)
-            if said["key"] != self.key:
-                continue
-            for name, (module, optimizer) in parts.items():
-                load_weights(module, _load_tensors(folder / name / WEIGHTS), f"{folder}/{name}")
-                state = _unflatten(_load_tensors(folder / name / "optimizer.safetensors"))
-                optimizer.load_state_dict({"state": state, "param_groups": said["groups"][name]})
-            return Position(**said["position"]), said["facts"]
-        return None
+        if self.newest is None:
+            return None
+        folder, said = self.newest, read_facts(self.newest)
+        for name, (module, optimizer) in parts.items():
+            load_weights(module, _load_tensors(folder / name / WEIGHTS), f"{folder}/{name}")
+            state = _unflatten(_load_tensors(folder / name / "optimizer.safetensors"))
+            optimizer.load_state_dict({"state": state, "param_groups": said["groups"][name]})
+        return Position(**said["position"]), said["facts"]
 
     def remove(self) -> None:
         """Deletes them all, once the rankers themselves are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.all_runs, ignore_errors=True)
 
     @property
     def newest(self) -> Path | None:
@@ -119,6 +129,11 @@ class Checkpoints:
 
     def _whole(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("step-*/facts.json"))
+
+
+def _save_weights(folder: Path, module: nn.Module) -> dict[str, Any]:
+    _save_tensors(folder / WEIGHTS, module.state_dict())
+    return {}
 
 
 def _save_part(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

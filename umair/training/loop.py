@@ -40,6 +40,7 @@ class TrainingConfig(Section):
     """How rankers are trained. Defaults are the paper's: Adam, one epoch, batches of 128 (spec 1.6)."""
 
     epochs: int = Field(1, gt=0)
+    keep: Literal["best", "last"] = "best"  # epoch of each ranker, by log loss on the validation window
     batch: int = Field(128, gt=1)  # rows of a step over all ranks together, so that their number changes little
     learning_rate: float = Field(1e-3, gt=0)
     ranks: int = Field(2, gt=0)  # Horovod processes
@@ -140,9 +141,9 @@ class _Run:
         batches = self.feed.batches(plan.rows_by_file, plan.sizes, order=(self.config.seed, epoch, self.ranks.index),
                                     pool=self.config.shuffle_pool, skip=first)
         for step, batch in enumerate(batches, start=first):
-            seed = self._seed(epoch, step)
+            seed, share = self._seed(epoch, step), plan.share(step)
             for name, trainee in self.trainees.items():
-                trainee.step(batch[name], seed)
+                trainee.step(batch[name], seed, share)
             self.position = Position(epoch, step + 1)
             self._after_step(progress)
         self.position = Position(epoch + 1, 0)
@@ -185,7 +186,22 @@ class _Run:
         measures = {name: _measure(name, label_N, self.ranks.gather_rows(torch.cat(parts)))
                     for name, parts in scores.items()}
         self.valid.append({"epoch": self.position.epoch, "rows": len(label_N), "rankers": measures})
+        self._keep_best()
         self.ranks.say("validation: " + "; ".join(f"{name} {_spell(measure)}" for name, measure in measures.items()))
+
+    def _keep_best(self) -> None:
+        """The first rank keeps the weights of the rankers whose newest epoch is their best."""
+        if self.ranks.index == 0 and self.config.keep == "best":
+            for name, trainee in self.trainees.items():
+                if self._kept_epoch(name) == self.position.epoch:
+                    self.checkpoints.keep_best(name, trainee.ranker)
+
+    def _kept_epoch(self, name: str) -> int:
+        """From 1; the first of several that are equally good."""
+        if self.config.keep == "last":
+            return self.position.epoch
+        best: int = min(self.valid, key=lambda line: line["rankers"][name]["log_loss"])["epoch"]
+        return best
 
     # ------------------------------------------------------------ the end
     def finish(self) -> dict[str, Any]:
@@ -204,6 +220,8 @@ class _Run:
 
     def _write(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         for name, trainee in self.trainees.items():
+            if self._kept_epoch(name) != self.position.epoch:
+                self.checkpoints.restore_best(name, trainee.ranker)
             save_ranker(folder / name, trainee.ranker, trainee.config, self.inputs.source.widths)
         return facts
 
@@ -216,7 +234,8 @@ class _Run:
             "rows": self.plan.rows, "epochs": self.config.epochs, "steps": self.plan.steps, "batch": self.config.batch,
             "seconds": round(seconds, 3), "rows_per_second": round(rows / seconds, 1),
             "phases": {phase: round(spent, 3) for phase, spent in phases.items()},
-            "rankers": {name: count_parameters(each.ranker) for name, each in self.trainees.items()},
+            "rankers": {name: {**count_parameters(each.ranker), "kept_epoch": self._kept_epoch(name)}
+                        for name, each in self.trainees.items()},
             "curve": self.curve, "valid": self.valid}
 
     def _timed(self, phase: str, work: Callable[[], Result]) -> Result:

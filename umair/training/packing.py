@@ -38,14 +38,15 @@ class FeatureSource:
     """What a pack is made from: exact table versions, and the two encoders whose vectors count. Names the pack."""
 
     versions: dict[str, int]  # of each of TABLES; one of VECTOR_TABLES may be missing, then it has no vectors
+    identities: dict[str, str]  # of the same tables: another store's version 3 is not this one's
     image_encoder: str  # fingerprint
     text_encoder: str  # fingerprint
     widths: dict[str, int]  # of semantic, style and text vectors
+    titles: bool  # whether an illustration's title counts in its text vector
 
     @property
     def key(self) -> str:
-        return fingerprint([[self.versions.get(name) for name in TABLES], self.image_encoder, self.text_encoder,
-                            self.widths])
+        return fingerprint(vars(self))
 
 
 def pack(store: Store, source: FeatureSource, folder: Path) -> dict[str, Any]:
@@ -55,11 +56,13 @@ def pack(store: Store, source: FeatureSource, folder: Path) -> dict[str, Any]:
     there is no picture or no text; NAME_scale.npy float32 [2, width], mean and deviation over the known vectors;
     item_fields.npy int32 [I, 7], columns as STATIC_FIELDS; item_tags.npy int32 [I, 4], the artist's first tags;
     user_fields.npy int32 [U, 2], index and hash of the name. An illustration's text vector is the mean of the vectors of
-    its tags (spec 1.3) and, beyond the paper, of its title, as far as these have any.
+    its tags (spec 1.3) and, beyond the paper and if `source.titles`, of its title, as far as these have any. An index whose
+    id is gone is a hole: unknown in every file.
 
     Where a table holds several vectors for one key and encoder, the one that the latest version appended counts, and
     within a version the last one in the order of file names. Tables are streamed; in memory are indices and hashes only.
-    Raises ContractError for indices that do not count from 0, and for vectors of another width or of other encoders only.
+    Raises ContractError for indices that stand twice or were never given, for vectors of another width, and where there
+    are vectors of other encoders only.
     """
     return _Packer(store, source, folder).pack()
 
@@ -69,8 +72,8 @@ class _Packer:
 
     def __init__(self, store: Store, source: FeatureSource, folder: Path) -> None:
         self.store, self.source, self.folder = store, source, folder
-        self.rows = {name: store.snapshot(name, version).rows for name, version in source.versions.items()}
-        self.illustrations, self.tags = self.rows[ILLUSTRATIONS.name], self.rows[TAGS.name]
+        self.users, self.illustrations, self.tags = (self._count_given(*named) for named in (
+            (USERS.name, "user_index"), (ILLUSTRATIONS.name, "illust_index"), (TAGS.name, "tag_index")))
 
     def pack(self) -> dict[str, Any]:
         self._pack_users()
@@ -81,23 +84,27 @@ class _Packer:
         known = {name: self._pack_scale(name) for name in VECTOR_MODALITIES}
         return {"versions": self.source.versions, "image_encoder": self.source.image_encoder,
                 "text_encoder": self.source.text_encoder, "widths": self.source.widths, "known": known,
-                "illustrations": self.illustrations, "users": self.rows[USERS.name], "tags": self.tags}
+                "illustrations": self.illustrations, "users": self.users, "tags": self.tags}
+
+    def _count_given(self, table: str, index: str) -> int:
+        """How many indices were ever given: an id that is gone leaves a hole, which no later id fills."""
+        return int(self.store.snapshot(table, self.source.versions[table]).facts[f"next_{index}"])
 
     # ------------------------------------------------------------ ids and metadata
     def _pack_users(self) -> None:
-        users = self._new("user_fields", (self.rows[USERS.name], len(USER_COLUMNS)), np.int32)
+        users = self._new("user_fields", (self.users, len(USER_COLUMNS)), np.int32)
+        users[:] = UNKNOWN
         index_of = _IndexCheck(USERS.name, "user_index", len(users))
         for batch in self._read(USERS.name, USER_COLUMNS):
             index_N = index_of.take(batch)
             users[index_N, 0] = index_N
             users[index_N, 1] = _fold(_hash_texts(batch.column("username")))
-        index_of.require_all()
 
     def _pack_items(self) -> Array:
         """Fills item_fields and item_tags; returns the hash of each title, 0 where there is none."""
         fields = self._new("item_fields", (self.illustrations, len(STATIC_FIELDS)), np.int32)
         tags = self._new("item_tags", (self.illustrations, ITEM_TAGS), np.int32)
-        tags[:] = UNKNOWN
+        fields[:], tags[:] = UNKNOWN, UNKNOWN
         title_hash_I = np.zeros(self.illustrations, np.uint64)
         index_of = _IndexCheck(ILLUSTRATIONS.name, "illust_index", self.illustrations)
         for batch in self._read(ILLUSTRATIONS.name, (*STATIC_FIELDS, "tag_indices", "title")):
@@ -107,8 +114,8 @@ class _Packer:
             tag_M, row_M, place_M = _listed(batch.column("tag_indices"))
             kept_M = place_M < ITEM_TAGS
             tags[index_N[row_M[kept_M]], place_M[kept_M]] = tag_M[kept_M]
-            title_hash_I[index_N] = _hash_texts(batch.column("title"))
-        index_of.require_all()
+            if self.source.titles:
+                title_hash_I[index_N] = _hash_texts(batch.column("title"))
         return title_hash_I
 
     # ------------------------------------------------------------ vectors
@@ -143,7 +150,6 @@ class _Packer:
         index_of = _IndexCheck(TAGS.name, "tag_index", self.tags)
         for batch in self._read(TAGS.name, ("tag_index", "tag")):
             hash_T[index_of.take(batch)] = _hash_texts(batch.column("tag"))
-        index_of.require_all()
         return hash_T
 
     def _average_texts(self) -> None:
@@ -237,25 +243,23 @@ class _Packer:
 
 
 class _IndexCheck:
-    """Sees to it that a table's index counts from 0 without gaps, each once."""
+    """Sees to it that a table's indices were given (0 to `given` - 1), each to one row."""
 
-    def __init__(self, table: str, column: str, rows: int) -> None:
-        self.table, self.column, self.seen = table, column, np.zeros(rows, np.bool_)
+    def __init__(self, table: str, column: str, given: int) -> None:
+        self.table, self.column, self.seen = table, column, np.zeros(given, np.bool_)
 
     def take(self, batch: pa.RecordBatch) -> Array:
         index_N: Array = batch.column(self.column).to_numpy(zero_copy_only=False)
         if len(index_N) and not 0 <= index_N.min() <= index_N.max() < len(self.seen):
-            self._refuse(f"index {index_N.max()} or a negative one in {len(self.seen)} rows")
+            self._refuse(f"index {index_N.max() if index_N.min() >= 0 else index_N.min()}; {len(self.seen)} were given")
+        if self.seen[index_N].any() or len(np.unique(index_N)) < len(index_N):
+            self._refuse("an index twice")
         self.seen[index_N] = True
         return index_N
 
-    def require_all(self) -> None:
-        if not self.seen.all():
-            self._refuse(f"no row with index {int(np.argmin(self.seen))} in {len(self.seen)} rows")
-
     def _refuse(self, found: str) -> None:
-        raise ContractError(f"table '{self.table}', column '{self.column}'", found, "indices that count from 0, each once",
-                            "run jobs/ingest_tables.py again")
+        raise ContractError(f"table '{self.table}', column '{self.column}'", found,
+                            f"indices from 0 to {len(self.seen) - 1}, each once at most", "run jobs/ingest_tables.py again")
 
 
 class _Places:

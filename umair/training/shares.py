@@ -58,6 +58,14 @@ class EpochPlan:
     def rows(self) -> int:
         return sum(self.rows_by_rank)
 
+    def share(self, step: int) -> float:
+        """How many times its equal share of the step's rows this rank has; 1 when all ranks have equally many.
+
+        A loss times this, averaged over the ranks, is the mean over all rows of the step, each of which counts alike.
+        """
+        by_rank = [step_sizes(rows, self.steps)[step] for rows in self.rows_by_rank]
+        return by_rank[self.rank] * len(by_rank) / sum(by_rank)
+
     def rows_after(self, step: int) -> int:
         """Rows that all ranks together have read after `step` steps."""
         return sum(rows * step // self.steps for rows in self.rows_by_rank)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,7 @@ from umair.storage import write_folder
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
 from umair.training.shares import count_steps, step_sizes
-from umair.training.synonyms import concept_names
-from umair.training.tagged_pictures import TaggedConfig, TaggedPictures, open_tagged
+from umair.training.tagged_pictures import Catalogue, TaggedConfig, TaggedPictures, open_tagged
 
 CURVE_POINTS = 60  # of the loss curve, however long the training
 
@@ -67,19 +66,18 @@ class TagModel(nn.Module):
         return logit_BT
 
 
-def train_pretext(ranks: Ranks, *, files: list[str], image_root: str, encoder: dict[str, Any], pretext: dict[str, Any],
-                  folder: str, term_files: Sequence[str] = ()) -> dict[str, Any]:
-    """Trains the image encoder on the illustrations of these Parquet files; rank 0 writes it into `folder`.
+def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any], pretext: dict[str, Any], folder: str
+                  ) -> dict[str, Any]:
+    """Trains the image encoder on the catalogue's illustrations; rank 0 writes it into `folder`.
 
-    `term_files` are those of the terms table, which `merge_synonyms` reads. `encoder` and `pretext` are the values of an
-    ImageEncoderConfig and a PretextConfig. Unreadable pictures are skipped and counted. Returns facts, the same on every
-    rank: the encoder's, the loss curve, mean average precision on illustrations held out and that of the label-frequency
-    baseline. Raises ContractError when there is too little to train on.
+    `encoder` and `pretext` are the values of an ImageEncoderConfig and a PretextConfig. Unreadable pictures are skipped
+    and counted. Returns facts, the same on every rank: the encoder's, the loss curve, mean average precision on
+    illustrations held out and that of the label-frequency baseline. Raises ContractError when there is too little to
+    train on.
     """
     config, network, started = PretextConfig(**pretext), ImageEncoderConfig(**encoder), time.monotonic()
     torch.manual_seed(config.seed)
-    names = concept_names(list(term_files)) if config.merge_synonyms else {}
-    train, held = open_tagged(files, image_root, network.picture_size, (ranks.index, ranks.count), config, names=names)
+    train, held = open_tagged(catalogue, network.picture_size, (ranks.index, ranks.count), config)
     try:
         model = TagModel(build_image_encoder(network), train.targets.frequency())
         model.to(ranks.device)

@@ -5,7 +5,9 @@ B rows of a step, T tags of the vocabulary, N rows of the table, R rows of one r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from umair.config import Section
 from umair.errors import ContractError
 from umair.picture import PictureLimits
 from umair.training.picture_cache import PictureCache
-from umair.training.synonyms import merge_synonyms
+from umair.training.synonyms import concept_names, merge_synonyms
 
 GIB = 2**30
 
@@ -31,6 +33,7 @@ class TaggedConfig(Section):
     vocabulary: int = Field(1_000, gt=0)  # most frequent tags, so many at most
     min_tag_uses: int = Field(20, gt=0)  # illustrations that a tag of the vocabulary has at least
     merge_synonyms: bool = False  # tags that the text pairs call the same are one; the paper takes tags as they are
+    leave_days: int = Field(0, ge=0)  # days before the week's end whose illustrations are left for the test to be new
     sample: int | None = Field(None, gt=0)  # take a random sample of so many illustrations; None: all
     holdout_share: float = Field(0.1, gt=0, lt=1)  # of the illustrations, for the mean average precision
     holdout_most: int = Field(5_000, gt=0)  # illustrations held out, at most
@@ -39,6 +42,16 @@ class TaggedConfig(Section):
     inline_gib: float = Field(8.0, ge=0)  # memory for pictures that the catalogue holds as bytes, in each rank
     limits: PictureLimits = PictureLimits()
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Where pictures and their tags are found."""
+
+    files: list[str]  # Parquet, of the illustrations table
+    image_root: str
+    term_files: Sequence[str] = ()  # Parquet, of the terms table, which `merge_synonyms` reads
+    before: datetime | None = None  # illustrations created then or later are left out
 
 
 @dataclass(frozen=True)
@@ -85,16 +98,18 @@ class TaggedPictures:
         return self.targets.dense(self.row_R[position_B])
 
 
-def open_tagged(files: list[str], image_root: str, size: int, rank: tuple[int, int], config: TaggedConfig, *,
-                names: dict[str, str] | None = None) -> tuple[TaggedPictures, TaggedPictures]:
-    """One rank's training pictures and its part of the held-out ones; `rank` is (index, count), `names` tag -> concept.
+def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: TaggedConfig
+                ) -> tuple[TaggedPictures, TaggedPictures]:
+    """One rank's training pictures and its part of the held-out ones; `rank` is (index, count).
 
     Every rank has equally many training pictures (fewer than `count` rows are left over), so that all take equal steps.
     Raises ContractError when there is too little to train on.
     """
     index, count = rank
-    table = read_tagged(files)
-    tags_N = merge_synonyms(table["tags"].chunk(0), names) if names else table["tags"].chunk(0)
+    table = read_tagged(catalogue)
+    tags_N = table["tags"].chunk(0)
+    if config.merge_synonyms:
+        tags_N = merge_synonyms(tags_N, concept_names(list(catalogue.term_files)))
     targets = TagTargets.of(tags_N, frequent_tags(tags_N, config))
     held_N, train_N = split_rows(len(table), config)
     own_R = train_N[: len(train_N) // count * count][index::count]
@@ -103,29 +118,34 @@ def open_tagged(files: list[str], image_root: str, size: int, rank: tuple[int, i
                             f"at least {2 * count}, two for each rank",
                             "use fewer ranks, or check raw.image_root and the catalogue's tags")
     def opened(row_R: NDArray[np.int64], gib: float) -> TaggedPictures:
-        sources = _sources(files, table, row_R, config)
-        return TaggedPictures(PictureCache(sources, image_root, size, config.limits, threads=config.decode_threads,
+        sources = _sources(catalogue.files, table, row_R, config)
+        return TaggedPictures(PictureCache(sources, catalogue.image_root, size, config.limits, threads=config.decode_threads,
                                            most_bytes=int(gib * GIB)), targets, row_R)
 
     return opened(own_R, config.cache_gib), opened(held_N[index::count], 0.0)
 
 
-def read_tagged(files: list[str]) -> pa.Table:
+def read_tagged(catalogue: Catalogue) -> pa.Table:
     """tags, inline_bytes and row (position in the files) of every illustration with a picture and at least one tag.
 
     The pictures themselves are not read. Raises ContractError when there is none.
     """
     columns = {"tags": ds.field("tags"), "has_path": ds.field("image").is_valid(),
-               "inline_bytes": pc.binary_length(ds.field("image_content"))}
-    table = ds.dataset(files, format="parquet").to_table(columns=columns)
+               "inline_bytes": pc.binary_length(ds.field("image_content")), "created_at": ds.field("created_at")}
+    table = ds.dataset(catalogue.files, format="parquet").to_table(columns=columns)
     table = table.append_column("row", pa.array(np.arange(len(table))))
     pictured = pc.or_(table["has_path"], pc.is_valid(table["inline_bytes"]))
     tagged = pc.greater(pc.fill_null(pc.list_value_length(table["tags"]), 0), 0)
-    table = table.drop_columns(["has_path"]).filter(pc.and_(pictured, tagged)).combine_chunks()
+    wanted = pc.and_(pictured, tagged)
+    if catalogue.before is not None:
+        older = pc.less(table["created_at"], pa.scalar(catalogue.before, table["created_at"].type))
+        wanted = pc.and_(wanted, pc.fill_null(older, False))
+    table = table.drop_columns(["has_path", "created_at"]).filter(wanted).combine_chunks()
     if len(table) == 0:
-        raise ContractError("illustrations", "none with a picture and a tag", "pictures with tags to learn from",
-                            "check the catalogue's columns image and tags, or set image_encoder.weights and "
-                            "pretext.epochs=0")
+        since = f" created before {catalogue.before:%Y-%m-%d}" if catalogue.before else ""
+        raise ContractError("illustrations", f"none with a picture and a tag{since}", "pictures with tags to learn from",
+                            "check the catalogue's columns image and tags and pretext.leave_days, or set "
+                            "image_encoder.weights and pretext.epochs=0")
     return table
 
 

@@ -42,14 +42,17 @@ class Trainee:
         adam = torch.optim.Adam(ranker.parameters(), lr=settings.learning_rate, fused=True)
         return cls(name, config, ranker, ranks.distribute(adam, ranker, name))
 
-    def step(self, batch: Batch, seed: int) -> None:
-        """One step on this rank's batch: binary cross-entropy of the logits, no penalties. `seed` draws the dropout."""
+    def step(self, batch: Batch, seed: int, share: float = 1.0) -> None:
+        """One step on this rank's batch: binary cross-entropy of the logits, no penalties. `seed` draws the dropout.
+
+        `share` is that of `EpochPlan.share`.
+        """
         started = time.perf_counter()
         torch.manual_seed(seed)
         self.ranker.train()
         self.optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.ranker(batch).logit_B, batch.label_B)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (share * loss).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.recent.append(loss.detach())
         self.seconds += time.perf_counter() - started
@@ -76,8 +79,8 @@ class Trainee:
         return logit_B.float().cpu()
 
     def digest(self) -> str:
-        """Stands for all weights and statistics, bit by bit."""
+        """Stands for all weights and statistics, bit by bit; batch norm's count of batches, which no rank reads, apart."""
         sha = hashlib.sha256()
-        for tensor in self.ranker.state_dict().values():
+        for tensor in filter(torch.is_floating_point, self.ranker.state_dict().values()):
             sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()

@@ -109,8 +109,16 @@ def _rows(events: DataFrame, illustrations: DataFrame, config: WindowsConfig, bo
         return rows
     bookmarks = rows.filter("label = 1")
     pool = candidates(config.negatives, illustrations, events)
-    drawn = draw_negatives(bookmarks, pool, interactions, config.negatives_per_bookmark, config.seed)
+    drawn = draw_negatives(bookmarks, pool, interactions, config.negatives_per_bookmark, config.seed,
+                           _known_by(bounds, config.label_days))
     return rows.unionByName(drawn.withColumn("label", F.lit(0)).withColumn("split", _split_of(bounds)))
+
+
+def _known_by(bounds: Bounds, label_days: int) -> Column:
+    """When a row's label is final, in microseconds: what happens after it must not shape the row's split."""
+    ends = [F.when(F.col("at_us") < microseconds(bounds[split][1]), microseconds(bounds[split][1]) + label_days * DAY_US)
+            for split in SPLITS]
+    return F.coalesce(*ends)
 
 
 def _split_of(bounds: Bounds) -> Column:

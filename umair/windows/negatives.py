@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from umair.windows.interactions import DAY_US
@@ -29,16 +29,21 @@ def candidates(pool: Pool, illustrations: DataFrame, events: DataFrame) -> DataF
     return events.filter("kind = 'bookmark'").select("illust_index", (F.col("at_us") + 1).alias("since_us"))
 
 
-def draw_negatives(bookmarks: DataFrame, pool: DataFrame, known: DataFrame, each: int, seed: int) -> DataFrame:
+def draw_negatives(bookmarks: DataFrame, pool: DataFrame, known: DataFrame, each: int, seed: int, until_us: Column
+                   ) -> DataFrame:
     """Up to `each` negatives a bookmark: user_index, illust_index, at_us (the bookmark's).
 
     bookmarks: user_index, illust_index, at_us. pool: illust_index, since_us (`candidates`).
-    known: user_index, illust_index of all interactions in the log. A drawn pair is never one of them, not even of a
-    later one: like any label 0 it says that no bookmark followed, and a pair stands in a window once. Drawn twice,
+    known: user_index, illust_index, at_us of all interactions in the log. until_us: of the bookmark's `at_us`, the moment
+    by which its split is known. A drawn pair is none that came before it: like any label 0 it says that no bookmark
+    followed in time. Later ones do not count: that a pair is missing from training would tell of the test. Drawn twice,
     the earlier bookmark keeps it. Fewer than `each` come out where few illustrations exist.
     """
     drawn = _draw(bookmarks, pool, each * TRIES, seed)
-    fresh = drawn.join(known.select("user_index", "illust_index"), ["user_index", "illust_index"], how="left_anti")
+    met = known.select("user_index", "illust_index", F.col("at_us").alias("met_us"))
+    timed = drawn.withColumn("until_us", until_us)
+    fresh = timed.join(met, (timed["user_index"] == met["user_index"]) & (timed["illust_index"] == met["illust_index"])
+                       & (F.col("met_us") < F.col("until_us")), how="left_anti")
     once = Window.partitionBy("user_index", "illust_index").orderBy("at_us", "source", "attempt")
     distinct = fresh.withColumn("turn", F.row_number().over(once)).filter("turn = 1")
     best = Window.partitionBy("user_index", "source").orderBy("attempt")
