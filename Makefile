@@ -6,7 +6,7 @@ DATA ?= data/movielens_posters
 JAVA := sh cluster/java.sh --check
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 # on one machine a short run gains most from a JVM that compiles lightly and collects on one core
-SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demo week movielens test lint types docs clean

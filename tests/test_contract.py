@@ -325,7 +325,7 @@ def test_a_stray_quote_in_the_events_costs_its_own_line(spark, tmp_path):
 def test_a_file_whose_name_spark_would_read_as_something_else_is_refused(tmp_path, name):
     (tmp_path / "users").mkdir()
     (tmp_path / "users" / name).write_text("user_id,username\n1,ann\n", encoding="utf-8")
-    with pytest.raises(ContractError, match="a file named .*rename the file"):
+    with pytest.raises(ContractError, match=r"a file named .*rename the file"):
         find_raw(tmp_path, "users")
 
 

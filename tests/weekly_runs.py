@@ -49,7 +49,7 @@ def write_config(folder: Path) -> Path:
 def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | None = None) -> Run:
     """spark-submit jobs/`job`.py; SIGKILLs the whole process group when a line matches the pattern `kill_at`."""
     command = [str(Path(sys.prefix) / "bin" / "spark-submit"), "--driver-java-options",
-               "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC", str(ROOT / "jobs" / f"{job}.py"),
+               "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC", str(ROOT / "jobs" / f"{job}.py"),
                "--config", str(config), "--week", week, *overrides]
     environment = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
                    "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1",

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from umair.config import PlainPath
 from umair.evaluation import examples, figures, plots
 from umair.evaluation.comparison import PairedAucs, resample_users
+from umair.evaluation.content import NO_CONTENT, circumstances, content_sentences
 from umair.evaluation.contributions import read_true_weights, user_weights
 from umair.evaluation.examples import ExamplesConfig
 from umair.evaluation.figures import VerdictConfig, name_of
@@ -77,11 +78,12 @@ def evaluate(spark: SparkSession, subject: Subject, config: EvaluationConfig) ->
                  time.perf_counter() - started)
         calibrated = calibration(rows, MAIN, config.calibration_bins)
         measures = _measure(rows, total, list(subject.plan.rankers), config)
+        content = _weigh_content(spark, subject, measures, config)
         shown, told = _illustrate(spark, rows, subject, calibrated, config)
     finally:
         rows.unpersist()
-    report = {"week": subject.week, **measures, "calibration": figures.calibration_values(calibrated), **told,
-              "rankers": list(subject.plan.rankers),
+    report = {"week": subject.week, **measures, "content": content,
+              "calibration": figures.calibration_values(calibrated), **told, "rankers": list(subject.plan.rankers),
               "rows": {**subject.rows, "test": total}, "ranks": subject.training["ranks"],
               "versions": {"packages": _packages(), "tables": subject.versions},
               "seconds": {**subject.seconds, "evaluate_ranker": round(time.perf_counter() - started, 3)}}
@@ -122,6 +124,15 @@ def _measure(rows: DataFrame, total: int, rankers: list[str], config: Evaluation
                           "rows": sample, "sampled": sample < total, "differences": gaps}}
 
 
+def _weigh_content(spark: SparkSession, subject: Subject, measures: dict[str, Any], config: EvaluationConfig) -> list[str]:
+    """What pictures and texts are worth, in sentences; none without a rival that does without them."""
+    if NO_CONTENT not in subject.plan.rankers:
+        return []
+    test, training = (spark.read.parquet(*subject.files[f"window_{split}"]) for split in ("test", "train"))
+    return content_sentences(measures["slices"], measures["intervals"]["differences"], circumstances(test, training),
+                             config.confidence)
+
+
 def _resample(rows: DataFrame, total: int, config: EvaluationConfig) -> tuple[int, dict[str, PairedAucs]]:
     """The number of rows that intervals come from, and the resampled AUCs by slice."""
     share = min(1.0, config.interval_rows / total)
@@ -160,12 +171,13 @@ def _illustrate(spark: SparkSession, rows: DataFrame, subject: Subject, calibrat
 
 
 def _training_plot(training: dict[str, Any]) -> str:
-    """Each ranker's loss along the rows seen over all epochs, and after the last epoch its validation loss."""
+    """Each ranker's loss along the rows seen over all epochs, and its validation loss after the epoch that was kept."""
     names = sorted(training["rankers"], key=lambda name: name != MAIN)  # the ranker itself first
     lines = {name_of(name): [(point["epoch"] * training["rows"] + point["rows"], point["loss"][name])
                              for point in training["curve"]] for name in names}
-    last = training["valid"][-1]["rankers"] if training["valid"] else {}
-    return plots.training_curve(lines, {name_of(name): measure["log_loss"] for name, measure in last.items()})
+    kept = {name_of(name): line["rankers"][name]["log_loss"] for line in training["valid"] for name in names
+            if line["epoch"] == training["rankers"][name]["kept_epoch"]}
+    return plots.training_curve(lines, kept)
 
 
 def _packages() -> dict[str, str]:
