@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -224,3 +229,29 @@ def test_a_pack_that_is_not_whole_is_refused(features):
     (features.folder / "facts.json").unlink()
     with pytest.raises(StorageError, match=r"no facts\.json"):
         Features.open(features.folder)
+
+
+def test_a_full_disk_while_packing_is_said_and_leaves_nothing(store, tmp_path):
+    """A real failing write: the process may write no file above 4 kB, and the larger matrices do not fit."""
+    wide = 3_000
+    commit(store, "users", user_index=pa.array(range(wide), INT), username=pa.array(["a"] * wide))
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from test_features import source
+        from umair.errors import StorageError
+        from umair.storage import Store
+        from umair.training.features import pack_features
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        store = Store(sys.argv[1])
+        try:
+            pack_features(store, source(store), Path(sys.argv[2]))
+        except StorageError as error:
+            print(error)
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(store.root), str(tmp_path / "packs")],
+                         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+                         env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"})
+    assert "found a write that failed" in ran.stdout, ran.stderr
+    assert "set training.features to a folder that has it" in ran.stdout or "free space" in ran.stdout
+    assert [path for path in (tmp_path / "packs").iterdir() if path.is_dir()] == []

@@ -241,3 +241,16 @@ def test_a_file_that_spark_cannot_read_is_named(spark: Any, tmp_path: Path) -> N
     told = clear_error(raised.value)
     assert told is not None
     assert told.startswith(f"{file}: found a file that breaks off or is damaged; expected a whole file")
+
+
+# ---------------------------------------------------------------- Java, before spark-submit is even started
+def test_make_and_the_cluster_s_script_say_that_java_is_missing(tmp_path: Path) -> None:
+    told = subprocess.run(["/bin/sh", str(ROOT / "cluster/java.sh"), "--check"], capture_output=True, text=True, check=False,
+                          env={"PATH": str(tmp_path)})
+    assert told.returncode == 2
+    assert told.stderr.startswith("Java: found no runtime of version 17 or newer in JAVA_HOME or on PATH; expected one")
+    assert "What to do: run 'make setup'" in told.stderr
+    fine = subprocess.run(["/bin/sh", str(ROOT / "cluster/java.sh"), "--check"], check=False)
+    assert fine.returncode == 0
+    for script in ("Makefile", "cluster/weekly.sh"):
+        assert "cluster/java.sh --check" in (ROOT / script).read_text(encoding="utf-8")
