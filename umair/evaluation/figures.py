@@ -9,6 +9,7 @@ from pydantic import Field
 
 from umair.config import Section
 from umair.evaluation.comparison import Interval, PairedAucs
+from umair.evaluation.content import NO_CONTENT
 from umair.evaluation.references import BOOKMARK_RATE, CEILING, CONSTANT, POPULARITY
 from umair.evaluation.slices import ALL, COLD, Figures
 from umair.metrics import Calibration, way
@@ -17,7 +18,7 @@ from umair.training.loop import MAIN
 ID_ONLY, LAST_WEEK = "id_only", "last_week"  # rankers with a part of their own, beside MAIN
 ACCEPT, REJECT = "accept", "reject"
 NAMES = {MAIN: "the ranker", ID_ONLY: "ids and tags only", "id_counters": "ids, tags and counters",
-         LAST_WEEK: "last week's ranker", BOOKMARK_RATE: "bookmark rate"}
+         NO_CONTENT: "itself without pictures and texts", LAST_WEEK: "last week's ranker", BOOKMARK_RATE: "bookmark rate"}
 Line = dict[str, Any]
 Measures = dict[tuple[str, str], Line]  # by slice and ranker
 

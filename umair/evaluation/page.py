@@ -8,13 +8,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from umair.evaluation.content import NO_CONTENT
 from umair.evaluation.figures import Line, better_popularity, by_slice_and_ranker, name_of
 from umair.evaluation.references import CEILING
 from umair.evaluation.slices import ALL, COLD, SLICES
 from umair.metrics import way
 from umair.training.loop import MAIN
 
-_LABELS = {MAIN: "ranker", ALL: "all rows"}
+_LABELS = {MAIN: "ranker", ALL: "all rows", NO_CONTENT: "without pictures and texts"}
 
 
 @dataclass(frozen=True)
