@@ -11,7 +11,9 @@ import torch
 from pydantic import ValidationError
 from transformers import ResNetModel
 
+from umair.config import load_config
 from umair.errors import ConfigError, StorageError
+from umair.job import Config
 from umair.model.image_encoder import (
     ImageEncoder,
     ImageEncoderConfig,
@@ -24,6 +26,7 @@ from umair.model.painting_style import style_vector
 from umair.storage import read_facts, write_folder
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
 TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(3, 1), style_blocks=2)
 
 
@@ -45,10 +48,10 @@ def test_the_defaults_are_resnet_101() -> None:
 
 def test_semantic_is_the_librarys_pooled_output_and_style_comes_from_the_first_blocks() -> None:
     encoder, pixels_BCHW, seen = tiny(), pixels(), []
-    for block in encoder.backbone.encoder.stages[0].layers:
-        block.register_forward_hook(lambda module, given, output: seen.append(output))
+    for block in encoder.maps.network.encoder.stages[0].layers:
+        block.activation.register_forward_hook(lambda module, given, output: seen.append(output))
     with torch.inference_mode():
-        pooled = encoder.backbone(pixels_BCHW).pooler_output.flatten(1)
+        pooled = encoder.maps.network(pixels_BCHW).pooler_output.flatten(1)
         expected = style_vector(seen[:2])
         vectors = encoder(pixels_BCHW)
     torch.testing.assert_close(vectors.semantic_BS, pooled)
@@ -70,7 +73,7 @@ def test_style_blocks_choose_the_layers() -> None:
 def test_semantic_alone_is_the_same_vector() -> None:
     encoder = tiny()
     with torch.inference_mode():
-        torch.testing.assert_close(encoder.semantic(pixels()), encoder(pixels()).semantic_BS)
+        torch.testing.assert_close(encoder.deep(pixels()), encoder(pixels()).semantic_BS)
 
 
 def test_style_log_is_log_of_one_plus_style() -> None:
@@ -81,7 +84,7 @@ def test_style_log_is_log_of_one_plus_style() -> None:
 def test_pixel_mean_and_std_standardise_the_input() -> None:
     shifted = tiny(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.25, 0.25, 0.25))
     with torch.inference_mode():
-        torch.testing.assert_close(shifted(pixels()).semantic_BS, tiny().semantic((pixels() - 0.5) / 0.25))
+        torch.testing.assert_close(shifted(pixels()).semantic_BS, tiny().deep((pixels() - 0.5) / 0.25))
 
 
 def test_a_picture_does_not_depend_on_its_batch_in_eval_mode() -> None:
@@ -142,15 +145,15 @@ def test_a_damaged_folder_is_a_clear_error(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- weights and configuration
 def test_weights_from_a_hugging_face_folder(tmp_path: Path) -> None:
     torch.manual_seed(9)
-    ResNetModel(tiny().backbone.config).save_pretrained(tmp_path)
+    ResNetModel(tiny().maps.network.config).save_pretrained(tmp_path)
     encoder = tiny(weights=str(tmp_path))
     reference = ResNetModel.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
-        torch.testing.assert_close(encoder.semantic(pixels()), reference(pixels()).pooler_output.flatten(1))
+        torch.testing.assert_close(encoder.deep(pixels()), reference(pixels()).pooler_output.flatten(1))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    ResNetModel(tiny().backbone.config).save_pretrained(tmp_path)
+    ResNetModel(tiny().maps.network.config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"image_encoder.weights: found .*cannot be used"):
         tiny(weights=str(tmp_path), widths=(8, 16))
     with pytest.raises(ConfigError, match="weights are missing"):
@@ -170,3 +173,83 @@ def test_weights_that_are_not_there_are_a_clear_error(weights: str, monkeypatch:
 def test_a_network_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ImageEncoderConfig(**changes)
+
+
+# ---------------------------------------------------------------- other networks and forms of style
+AUTHORS = {"widths": (256, 512, 1024, 1024, 2048, 4096), "depths": (3, 8, 20, 20, 3, 3), "semantic_stage": 4, "semantic_block": 13,
+           "before_relu": True}
+
+
+def test_the_authors_network_has_their_sizes() -> None:
+    config = load_config(ROOT / "conf/authors.yaml", [], Config).image_encoder
+    assert config == ImageEncoderConfig(**AUTHORS)
+    with torch.device("meta"):
+        encoder = ImageEncoder(config)
+        maps = encoder.maps(torch.rand(1, 3, 512, 512), to_last=True)
+    assert (encoder.semantic_width, encoder.style_width, encoder.deep_width) == (1024, 256, 4096)
+    assert [tuple(each.shape[1:]) for each in maps.style] == [(256, 128, 128)] * 3  # at 512 pixels (spec 1.2)
+    assert (tuple(maps.semantic.shape[1:]), tuple(maps.last.shape[1:])) == ((1024, 16, 16), (4096, 4, 4))
+
+
+def test_semantic_block_and_before_relu_by_the_blocks_own_outputs() -> None:
+    config = {"widths": (8, 12, 16), "depths": (2, 3, 1), "semantic_stage": 2, "semantic_block": 2, "before_relu": True}
+    encoder, sums = tiny(**config), []
+    for stage in encoder.maps.network.encoder.stages:
+        for block in stage.layers:
+            block.activation.register_forward_hook(lambda module, given, output: sums.append(given[0].clone()))
+    with torch.inference_mode():
+        vectors = encoder(pixels())
+        assert len(sums) == 4  # it stops there; the pretext alone runs to the end
+        torch.testing.assert_close(vectors.semantic_BS, sums[3].mean((2, 3)))
+        torch.testing.assert_close(vectors.style_BY, style_vector(sums[:2]))
+        assert (vectors.semantic_BS < 0).any()  # no ReLU
+        assert encoder.deep(pixels()).shape == (3, 16)
+        assert (encoder.deep(pixels()) >= 0).all()
+
+
+@pytest.mark.parametrize(("backbone", "widths"), [
+    ({"model_type": "convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_stages": 4}, (32, 8)),
+    ({"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32, "patch_size": 2,
+      "window_size": 4}, (16, 8)),
+    ({"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
+      "patch_size": 8}, (16, 16))])
+def test_any_backbone_with_feature_maps_serves(tmp_path: Path, backbone: dict, widths: tuple[int, int]) -> None:
+    encoder = tiny(backbone=backbone)
+    with torch.inference_mode():
+        vectors, deep = encoder(pixels()), encoder.deep(pixels())
+        maps = encoder.maps.network(pixels()).feature_maps
+    assert (vectors.semantic_BS.shape[1], vectors.style_BY.shape[1]) == widths == (encoder.semantic_width, encoder.style_width)
+    torch.testing.assert_close(vectors.semantic_BS, maps[-1].mean((2, 3)))
+    torch.testing.assert_close(vectors.style_BY, style_vector([maps[0]]))
+    torch.testing.assert_close(deep, vectors.semantic_BS)
+    write_folder(tmp_path / "mine", lambda folder: save_image_encoder(encoder, folder))
+    with torch.inference_mode():
+        torch.testing.assert_close(load_image_encoder(tmp_path / "mine")(pixels()).style_BY, vectors.style_BY, rtol=0, atol=0)
+    encoder.maps.network.save_pretrained(tmp_path / "theirs")  # as a Hugging Face folder
+    again = tiny(seed=1, backbone={},
+                 weights=str(tmp_path / "theirs"))
+    with torch.inference_mode():
+        torch.testing.assert_close(again(pixels()).semantic_BS, vectors.semantic_BS)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"backbone": {"model_type": "bert"}}, "model type 'bert', which has no feature maps"),
+    ({"backbone": {"hidden_sizes": [8]}}, "without model_type and without weights"),
+    ({"backbone": {"model_type": "convnext", "hidden_sizes": [8], "depths": [1], "num_stages": 1}, "style_stages": 2},
+     "stage 2 of a backbone with 1"),
+    ({"style_stages": 2}, r"style gram_max over layers of \[8, 8, 12\] channels")])
+def test_a_network_that_cannot_be_built_is_a_clear_error(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize("changes", [
+    {"style": "gram_sketch"}, {"style": "gram_sketch", "style_stages": 2, "style_width": 11}, {"style": "moments"},
+    {"style": "moments", "style_stages": 2, "style_log": True}])
+def test_other_forms_of_style_have_the_width_that_is_asked_for_and_come_back(tmp_path: Path, changes: dict) -> None:
+    encoder = tiny(**changes)
+    write_folder(tmp_path / "encoder", lambda folder: save_image_encoder(encoder, folder))
+    with torch.inference_mode():
+        style_BY = encoder(pixels()).style_BY
+        assert style_BY.shape == (3, changes.get("style_width", 8))
+        torch.testing.assert_close(load_image_encoder(tmp_path / "encoder")(pixels()).style_BY, style_BY, rtol=0, atol=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from umair.model.painting_style import gram_matrix, style_vector
+from umair.model.painting_style import StylePool, gram_matrix, style_vector
 
 torch.set_num_threads(1)
 
@@ -72,3 +72,42 @@ def test_half_precision_maps_are_summed_in_float32() -> None:
 def test_no_layer_is_our_own_mistake() -> None:
     with pytest.raises(ValueError, match="at least one layer"):
         style_vector([])
+
+
+# ---------------------------------------------------------------- other forms
+def test_a_sketch_is_what_the_whole_gram_matrix_would_give() -> None:
+    maps = torch.randn(2, 5, 4, 3, dtype=torch.float64).float()
+    pool = StylePool("gram_sketch", [5], 7)
+    left_CY, right_CY = pool.get_buffer("turn_0")
+    gram_BJK = gram_matrix(maps)
+    expected_BY = torch.einsum("jy,bjk,ky->by", left_CY, gram_BJK, right_CY) * 5
+    torch.testing.assert_close(pool([maps]), expected_BY)
+
+
+def test_moments_by_hand() -> None:
+    maps = torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]])  # two channels of two positions
+    assert StylePool("moments", [2], 4)([maps]).tolist() == [[2.0, 2.0, 1.0, 0.0]]  # means, then deviations
+
+
+@pytest.mark.parametrize("form", ["gram_sketch", "moments"])
+def test_other_forms_do_not_know_where_things_are_either(form: str) -> None:
+    maps, order = [torch.randn(3, 6, 4, 4), torch.randn(3, 4, 2, 2)], torch.randperm(16)
+    moved = [maps[0].flatten(2)[:, :, order].view_as(maps[0]), maps[1].flip(2, 3)]
+    pool = StylePool(form, [6, 4], 8)
+    torch.testing.assert_close(pool(maps), pool(moved))
+    assert not torch.allclose(pool(maps), pool([maps[0], torch.randn(3, 4, 2, 2)]))  # every layer counts
+
+
+def test_log_keeps_the_sign() -> None:
+    maps = [torch.randn(2, 5, 3, 3)]
+    bare_BY, logged_BY = StylePool("gram_sketch", [5], 9)(maps), StylePool("gram_sketch", [5], 9, log=True)(maps)
+    torch.testing.assert_close(logged_BY, bare_BY.sign() * torch.log(1 + bare_BY.abs()))
+    assert (bare_BY < 0).any()
+
+
+def test_half_precision_sketches_are_summed_in_float32() -> None:
+    maps = torch.full((1, 2, 64, 64), 3.0, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = StylePool("gram_sketch", [2], 6)([maps])
+    torch.testing.assert_close(half, StylePool("gram_sketch", [2], 6)([maps.float()]))
+

@@ -6,7 +6,6 @@ B pictures, S width of the last stage (semantic), Y width of the first stage (st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,22 +19,30 @@ from torch import Tensor, nn
 
 from umair.config import Section, fingerprint
 from umair.errors import ConfigError, StorageError
-from umair.model.painting_style import style_vector
+from umair.model.feature_maps import BackboneMaps, FeatureMaps, ResidualMaps, load_whole, resnet_config
+from umair.model.painting_style import StyleForm, StylePool
 
 PREPROCESSING = "rgb-bilinear-1"  # raise the number when the same file would give other pixels: part of the fingerprint
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 
 
 class ImageEncoderConfig(Section):
-    """A residual network; the defaults are the paper's ResNet-101."""
+    """A residual network; the defaults are the paper's ResNet-101, conf/authors.yaml has the authors' six stages."""
 
     picture_size: int = Field(512, ge=16)  # pixels, width and height of the input
     block: Literal["bottleneck", "basic"] = "bottleneck"
     stem_width: int = Field(64, gt=0)  # channels after the 7x7/2 convolution and the 3x3/2 pooling
     widths: tuple[int, ...] = (256, 512, 1024, 2048)  # channels of each stage; the last is the semantic width
     depths: tuple[int, ...] = (3, 4, 23, 3)  # blocks of each stage
-    style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose Gram matrices make the style vector
-    style_log: bool = False  # log(1 + style), which tames its long tail; the paper has none
+    backbone: dict[str, Any] | None = None  # instead: a transformers backbone, by model_type and what its config takes
+    semantic_stage: int = Field(0, ge=0)  # whose map's mean is the semantic vector, from 1; 0: the last
+    semantic_block: int = Field(0, ge=0)  # of that stage, from 1; 0: the last
+    before_relu: bool = False  # take the maps before the block's ReLU, as the authors' code does
+    style: StyleForm = "gram_max"  # how the maps become a vector; the paper's is gram_max
+    style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose maps make the style vector
+    style_stages: int = Field(1, gt=0)  # and the last block of each stage up to this
+    style_width: int | None = Field(None, gt=0)  # None: the channels of stage 1, as in the paper
+    style_log: bool = False  # sign * log(1 + |style|), which tames its long tail; the paper has none
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from [0, 1] RGB; the authors subtract nothing
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by; ImageNet weights want 0.229, 0.224, 0.225
     weights: str | None = None  # start from a .safetensors file, a Hugging Face folder or a hub name; None: random
@@ -46,8 +53,14 @@ class ImageEncoderConfig(Section):
             raise ValueError(f"widths name {len(self.widths)} stages and depths {len(self.depths)}: need the same")
         if min(self.widths + self.depths) < 1:
             raise ValueError("widths and depths must be at least 1")
+        if self.backbone is not None:
+            return self
         if self.style_blocks > self.depths[0]:
             raise ValueError(f"style_blocks {self.style_blocks} is more than the {self.depths[0]} blocks of stage 1")
+        if max(self.semantic_stage, self.style_stages) > len(self.depths):
+            raise ValueError(f"stage {max(self.semantic_stage, self.style_stages)} of {len(self.depths)}")
+        if self.semantic_block > self.depths[self.semantic_stage - 1]:
+            raise ValueError(f"block {self.semantic_block} of a stage of {self.depths[self.semantic_stage - 1]}")
         return self
 
 
@@ -61,18 +74,18 @@ class ImageVectors(NamedTuple):
 class ImageEncoder(nn.Module):
     """Pictures to semantic and style vectors (UMAIR-FPS, eq. 3 and 4).
 
-    semantic is the mean over positions of the last stage's map, style the pooled Gram matrices of the first blocks of stage
-    1 (`umair.model.painting_style`), both after the blocks' ReLU. Departure from the paper: none. From the authors' code:
-    theirs is another network, and it takes the maps before the ReLU.
+    semantic is the mean over positions of a deep map, style the pooled Gram matrices of shallow ones
+    (`umair.model.painting_style`). Departure from the paper by default: none. The authors' code has another network of six
+    stages, whose semantic vector comes from the middle of stage 4 and whose maps are taken before the ReLU.
     """
 
-    def __init__(self, config: ImageEncoderConfig) -> None:
-        from transformers import ResNetModel  # seconds to import: only who encodes pays
-
+    def __init__(self, config: ImageEncoderConfig, maps: ResidualMaps | BackboneMaps | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = ResNetModel(_resnet_config(config))
-        self.semantic_width, self.style_width = config.widths[-1], config.widths[0]
+        self.maps = maps or (BackboneMaps(config) if config.backbone is not None else ResidualMaps(config))
+        self.style = StylePool(config.style, self.maps.style_channels, config.style_width, log=config.style_log)
+        self.semantic_width, self.style_width = self.maps.semantic_width, self.style.width
+        self.deep_width = self.maps.last_width  # of `deep`
         self.picture_size = config.picture_size
         self.pixel_mean: Tensor  # [3, 1, 1]
         self.pixel_std: Tensor  # [3, 1, 1]
@@ -81,26 +94,23 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> ImageVectors:
         """Both vectors of float32 RGB pictures in [0, 1], [B, 3, picture_size, picture_size]."""
-        first = list(self._first_stage(pixels_BCHW))
-        style_BY = style_vector(first[: self.config.style_blocks])
-        return ImageVectors(self._rest(first[-1]), style_BY.log1p() if self.config.style_log else style_BY)
+        maps = self._run(pixels_BCHW, to_last=False)
+        return ImageVectors(_mean(maps.semantic), self.style(maps.style))
 
-    def semantic(self, pixels_BCHW: Tensor) -> Tensor:
-        """The semantic vectors alone, [B, S]; what the pretext trains."""
-        *_, last = self._first_stage(pixels_BCHW)
-        return self._rest(last)
+    def deep(self, pixels_BCHW: Tensor) -> Tensor:
+        """The mean of the deepest map, [B, deep_width], by which the pretext trains every layer.
 
-    def _first_stage(self, pixels_BCHW: Tensor) -> Iterator[Tensor]:
-        """The output map of each block of stage 1, in order."""
-        maps_BCHW = self.backbone.embedder((pixels_BCHW - self.pixel_mean) / self.pixel_std)
-        for block in self.backbone.encoder.stages[0].layers:
-            maps_BCHW = block(maps_BCHW)
-            yield maps_BCHW
+        It is the semantic vector, unless that is taken from an earlier block (authors' code).
+        """
+        return _mean(self._run(pixels_BCHW, to_last=True).last)
 
-    def _rest(self, maps_BCHW: Tensor) -> Tensor:
-        for stage in self.backbone.encoder.stages[1:]:
-            maps_BCHW = stage(maps_BCHW)
-        return maps_BCHW.float().mean(dim=(2, 3))
+    def _run(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:
+        maps: FeatureMaps = self.maps((pixels_BCHW - self.pixel_mean) / self.pixel_std, to_last=to_last)
+        return maps
+
+
+def _mean(maps_BCHW: Tensor) -> Tensor:
+    return maps_BCHW.float().mean(dim=(2, 3))
 
 
 def to_pixels(pictures_BHWC: NDArray[np.uint8]) -> Tensor:
@@ -116,15 +126,17 @@ def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
 
     Raises ConfigError: weights that are not there, or of another shape than the configuration.
     """
-    encoder = ImageEncoder(config)
-    if config.weights is None:
-        return encoder
     try:
-        if config.weights.endswith(".safetensors"):
-            encoder.load_state_dict(load_file(config.weights))
-        else:
-            encoder.backbone = _pretrained(config)
+        if config.weights is None:
+            return ImageEncoder(config)
+        if not config.weights.endswith(".safetensors"):
+            return _pretrained(config)
+        encoder = ImageEncoder(config)
+        encoder.load_state_dict(load_file(config.weights))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if config.weights is None:
+            raise ConfigError("image_encoder", f"a network that cannot be built ({_first_line(error)})",
+                              "sizes that belong together", "correct backbone, style or stages") from error
         raise ConfigError("image_encoder.weights", f"'{config.weights}', which cannot be used ({_first_line(error)})",
                           "a .safetensors file, a Hugging Face folder or a hub name, with these widths and depths",
                           "correct the name, or the widths, depths and block beside it") from error
@@ -157,21 +169,14 @@ def load_image_encoder(folder: Path | str) -> ImageEncoder:
     return encoder.eval()
 
 
-def _resnet_config(config: ImageEncoderConfig) -> Any:
-    from transformers import ResNetConfig
-
-    return ResNetConfig(layer_type=config.block, embedding_size=config.stem_width, hidden_sizes=list(config.widths),
-                        depths=list(config.depths))
-
-
-def _pretrained(config: ImageEncoderConfig) -> nn.Module:
+def _pretrained(config: ImageEncoderConfig) -> ImageEncoder:
     from transformers import ResNetModel
 
-    backbone, loading = ResNetModel.from_pretrained(config.weights, config=_resnet_config(config), use_safetensors=True,
-                                                    output_loading_info=True)
-    if loading["missing_keys"]:  # transformers would leave them random and only warn
-        raise ValueError(f"{len(loading['missing_keys'])} weights are missing, first {min(loading['missing_keys'])}")
-    return backbone  # type: ignore[no-any-return]
+    if config.backbone is not None:
+        return ImageEncoder(config, BackboneMaps(config, pretrained=True))
+    maps = ResidualMaps(config)
+    maps.network = load_whole(ResNetModel, config.weights, resnet_config(config))
+    return ImageEncoder(config, maps)
 
 
 def _first_line(error: Exception) -> str:

@@ -47,7 +47,7 @@ class PretextConfig(TaggedConfig):
 
 
 class TagModel(nn.Module):
-    """The encoder with one logit a tag on its semantic vector; pixels_BCHW -> logit_BT.
+    """The encoder with one logit a tag on the mean of its deepest map; pixels_BCHW -> logit_BT.
 
     Tags are rare, so the bias starts at each tag's log-odds: training starts from the label-frequency baseline. That is all
     that is done about the imbalance, unless the focal loss is chosen.
@@ -56,13 +56,13 @@ class TagModel(nn.Module):
     def __init__(self, encoder: ImageEncoder, frequency_T: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.semantic_width, len(frequency_T))
+        self.head = nn.Linear(encoder.deep_width, len(frequency_T))
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(frequency_T, eps=1e-4))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        logit_BT: Tensor = self.head(self.encoder.semantic(pixels_BCHW))
+        logit_BT: Tensor = self.head(self.encoder.deep(pixels_BCHW))
         return logit_BT
 
 
