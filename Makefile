@@ -3,13 +3,14 @@ VENV ?= .venv
 PYTHON ?= python3.11
 WEEK ?= 2026-W10
 DATA ?= data/movielens_posters
+SEEDS ?= 0 1 2
 JAVA := sh cluster/java.sh --check
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 # on one machine a short run gains most from a JVM that compiles lightly and collects on one core
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week movielens test lint types docs clean
+.PHONY: help setup doctor demo week movielens test lint types evidence-encoders docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,9 @@ lint: $(VENV)/.ready ## ruff
 
 types: $(VENV)/.ready ## mypy, strict, on umair/
 	@$(RUN) mypy
+
+evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
+	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
 
 docs: $(VENV)/.ready ## docs/tables.md from umair/schema.py
 	@$(RUN) umair tables > docs/tables.md

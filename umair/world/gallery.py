@@ -85,15 +85,16 @@ def _write_some(task: _Task) -> int:
         seed = (task.config.seed, PICTURES_STREAM, index)
         content, style = task.illustrations.content_of(offset), task.illustrations.style[offset]
         pixels = picture(content, style, task.config.picture_size, seed)
-        jpeg = _jpeg(pixels, task.config.jpeg_quality)
-        stored = jpeg if kind == FINE else broken_picture(kind, jpeg)
+        file = jpeg(pixels, task.config.jpeg_quality)
+        stored = file if kind == FINE else broken_picture(kind, file)
         if stored is not None:
             path = image_path(index, int(task.illustrations.illust_id[offset]))
             (task.folder / "images" / path).write_bytes(stored)
     return len(task.illustrations)
 
 
-def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+def jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """Pixels [H, W, 3] as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -1,0 +1,177 @@
+"""What style and semantic vectors find, trained and random: docs/evidence/encoders.md (make evidence-encoders).
+
+    python benchmarks/encoders.py [--seeds 0 1 2] [--styles 64] [--contents 64]
+
+Trains encoders on a drawn world by the real jobs, one for each seed, then embeds a grid of pictures, every content in every
+style, none of which was trained on, and counts what the ten nearest share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from where import machine_kind, present_commit
+
+from umair.config import load_config
+from umair.evaluation.retrieval import Precision, precision_among_others, standardised
+from umair.job import Config, Job
+from umair.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder, to_pixels
+from umair.picture import decode_picture
+from umair.weeks import Week
+from umair.world.gallery import jpeg
+from umair.world.grid import draw_grid
+
+ROOT = Path(__file__).parent.parent
+CONFIG, WEEK = "conf/experiments/encoders.yaml", "2026-W11"
+PAGE = ROOT / "docs/evidence/encoders.md"
+NEAR = 10
+FORMS: dict[str, dict[str, Any]] = {  # name -> what differs from the configuration's encoder
+    "gram_max (the paper's)": {"style": "gram_max", "style_log": False},
+    "gram_max, log": {"style": "gram_max", "style_log": True},
+    "gram_sketch": {"style": "gram_sketch"},
+    "gram_sketch, log": {"style": "gram_sketch", "style_log": True},
+    "gram_sketch of stages 1 and 2, log": {"style": "gram_sketch", "style_stages": 2, "style_log": True},
+    "moments": {"style": "moments"},
+    "moments of stages 1 and 2": {"style": "moments", "style_stages": 2},
+    "moments of stages 1 to 3": {"style": "moments", "style_stages": 3},
+}
+
+
+def main() -> None:
+    given = _arguments()
+    torch.set_num_threads(os.cpu_count() or 1)
+    _run("umair", "world", "--config", CONFIG)
+    _submit("ingest_tables")
+    grid = _Grid(given.styles, given.contents, load_config(ROOT / CONFIG, [], Config))
+    lines = []
+    for seed in given.seeds:
+        override = f"pretext.seed={seed}"
+        _submit("pretrain_image_encoder", override)
+        job = Job(load_config(ROOT / CONFIG, [override], Config), Week.parse(WEEK))
+        folder = job.model_folder("pretrain_image_encoder")
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        torch.manual_seed(seed)
+        random = build_image_encoder(job.config.image_encoder)
+        trained = load_file(folder / "weights.safetensors")
+        lines += grid.measure(seed, "random", random.state_dict())
+        lines += [{**line, "pretext_map": facts["mean_average_precision"]} for line in grid.measure(seed, "trained", trained)]
+    result = {"command": f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\"", "commit": present_commit(),
+              "machine": machine_kind(), "date": time.strftime("%Y-%m-%d"), "styles": given.styles, "contents": given.contents,
+              "seeds": given.seeds, "lines": lines}
+    PAGE.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(_page(result), encoding="utf-8")
+    print(json.dumps({"page": str(PAGE.relative_to(ROOT)), **_summary(lines)}))
+
+
+class _Grid:
+    """The pictures of the grid as an encoder reads them, and what a set of weights makes of them."""
+
+    def __init__(self, styles: int, contents: int, config: Config) -> None:
+        self.config = config.image_encoder
+        pictures = list(draw_grid(styles, contents, config.world.picture_size, seed=0))
+        self.style_N, self.content_N = (np.array([getattr(each, name) for each in pictures]) for name in ("style", "content"))
+        files = (jpeg(each.pixels, config.world.jpeg_quality) for each in pictures)
+        self.pixels_NHWC = np.stack([decode_picture(file, self.config.picture_size, config.embed_images.limits)
+                                     for file in files])
+
+    def measure(self, seed: int, weights: str, state: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+        for form, changes in FORMS.items():
+            encoder = ImageEncoder(ImageEncoderConfig(**{**self.config.model_dump(), **changes}))
+            encoder.load_state_dict(state)
+            vectors = self._embed(encoder.eval())
+            names = ["style"] if form != next(iter(FORMS)) else ["style", "semantic"]
+            for name in names:
+                for scaling, prepare in (("as they are", np.asarray), ("standardised", standardised)):
+                    vector_ND = prepare(vectors[name])
+                    yield {"seed": seed, "weights": weights, "vector": name, "form": form if name == "style" else "",
+                           "scaling": scaling, "width": vector_ND.shape[1],
+                           "finds_style": asdict(self._precision(vector_ND, self.style_N, self.content_N)),
+                           "finds_content": asdict(self._precision(vector_ND, self.content_N, self.style_N))}
+
+    def _precision(self, vector_ND: np.ndarray, wanted_N: np.ndarray, other_N: np.ndarray) -> Precision:
+        return precision_among_others(vector_ND, wanted_N, other_N, NEAR)
+
+    @torch.inference_mode()
+    def _embed(self, encoder: ImageEncoder) -> dict[str, np.ndarray]:
+        parts = [encoder(to_pixels(self.pixels_NHWC[start:start + 128])) for start in range(0, len(self.pixels_NHWC), 128)]
+        return {"style": torch.cat([part.style_BY for part in parts]).numpy(),
+                "semantic": torch.cat([part.semantic_BS for part in parts]).numpy()}
+
+
+def _summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    def best(vector: str, measure: str, **fixed: str) -> float:
+        mine = [line for line in lines if line["vector"] == vector and all(line[key] == value for key, value in fixed.items())]
+        means: dict[tuple[str, str], list[float]] = {}
+        for line in mine:
+            means.setdefault((line["form"], line["scaling"]), []).append(line[measure]["mean"])
+        return round(max(float(np.mean(values)) for values in means.values()), 4)
+
+    paper = next(iter(FORMS))
+    return {"style_finds_style": best("style", "finds_style", weights="trained"),
+            "paper_style_finds_style": best("style", "finds_style", weights="trained", form=paper),
+            "semantic_finds_content": best("semantic", "finds_content", weights="trained"),
+            "random_style_finds_style": best("style", "finds_style", weights="random"),
+            "random_semantic_finds_content": best("semantic", "finds_content", weights="random")}
+
+
+def _page(result: dict[str, Any]) -> str:
+    lines, first = result["lines"], result["lines"][0]
+    text = [f"""# What image vectors find
+
+Written by `{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
+
+A grid of {result['styles']} styles x {result['contents']} contents, each picture painted once and none of them trained on. For each picture,
+its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, the share with the same style (chance
+{first['finds_style']['chance']:.3f}). *Finds content*: among pictures of other styles, the share with the same content (chance
+{first['finds_content']['chance']:.3f}). Means over {len(result['seeds'])} training seeds ({', '.join(map(str, result['seeds']))}), lowest to highest seed
+in brackets, and the 95 % interval of the first seed over resampled styles or contents.
+The encoder is that of conf/local.yaml, trained on tags of 4,000 drawn illustrations (mean average precision on held-out ones
+{_spread([line['pretext_map'] for line in lines if 'pretext_map' in line])}); random: the same network with fresh weights.
+"""]
+    for weights in ("trained", "random"):
+        text.append(f"## {weights.capitalize()} weights\n\n| vector | width | cosine of | finds style | finds content |\n|---|---|---|---|---|")
+        keys = dict.fromkeys((line["vector"], line["form"], line["scaling"]) for line in lines if line["weights"] == weights)
+        for key in keys:
+            mine = [line for line in lines if (line["vector"], line["form"], line["scaling"]) == key and line["weights"] == weights]
+            cells = [f"{_spread([line[name]['mean'] for line in mine])}, {mine[0][name]['low']:.3f} to {mine[0][name]['high']:.3f}"
+                     for name in ("finds_style", "finds_content")]
+            text.append(f"| {' '.join(key[:2]).strip()} | {mine[0]['width']} | vectors {key[2]} | {cells[0]} | {cells[1]} |")
+        text.append("")
+    return "\n".join(text)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--styles", type=int, default=64)
+    parser.add_argument("--contents", type=int, default=64)
+    return parser.parse_args()
+
+
+def _submit(job: str, *overrides: str) -> None:
+    _run("spark-submit", "--driver-memory", "3g", f"jobs/{job}.py", "--config", CONFIG, "--week", WEEK, *overrides)
+
+
+def _run(*command: str) -> None:
+    print("+", " ".join(command), file=sys.stderr)
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()
