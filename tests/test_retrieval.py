@@ -19,7 +19,8 @@ def test_a_vector_that_is_the_style_finds_it_and_nothing_else():
     assert precision_among_others(vectors, content, style, 5).mean == pytest.approx(1 / 5, abs=0.05)
 
 
-def test_precision_equals_a_plain_loop(random=np.random.default_rng(3)):
+def test_precision_equals_a_plain_loop():
+    random = np.random.default_rng(3)
     vectors, wanted, other = random.normal(size=(70, 4)), random.integers(0, 5, 70), random.integers(0, 4, 70)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     shares = []

@@ -30,7 +30,7 @@ def draw_grid(styles: int, contents: int, size: int, seed: int) -> Iterator[Grid
     exactly its parts stand, pictures of one style in their grain: no two are painted from the same random numbers.
     """
     look = np.random.default_rng([seed, STYLES_STREAM]).standard_normal((styles, len(STYLE))).astype(np.float32)
-    drawn = draw_illustrations(WorldConfig(seed=seed + 1_000_000, illustrations=max(200, contents)))
+    drawn = draw_illustrations(WorldConfig(seed=seed + 1_000_000, illustrations=max(1_000, contents), users=20, views=400))
     for style in range(styles):
         for content in range(contents):
             seeds = (seed, PICTURES_STREAM, style, content)
