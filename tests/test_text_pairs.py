@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +25,24 @@ from umair.training.text_pairs import (
     batches_of_rank,
     rate_factor,
     read_text_pairs,
-    recall_at_1,
     require_trainable,
     split_rows,
     train_text_encoder,
+    weighted_rows,
 )
+from umair.training.text_recall import measure_pairs
 
 torch.set_num_threads(1)
 NUMBERS = {"zh": ["红", "蓝", "绿", "黑", "白", "金"], "ja": ["あか", "あお", "みどり", "くろ", "しろ", "きん"],
            "en": ["red", "blue", "green", "black", "white", "golden"]}
 THINGS = {"zh": ["猫", "狗", "鱼", "花"], "ja": ["ネコ", "イヌ", "サカナ", "ハナ"], "en": ["cat", "dog", "fish", "flower"]}
 ENCODER = {"vocabulary_size": 512, "width": 64, "layers": 1, "heads": 2}
-TRAINING = {"epochs": 12, "batch": 16, "learning_rate": 3e-3, "holdout_share": 0.15}
+TRAINING = {"epochs": 12, "batch": 16, "learning_rate": 3e-3, "holdout_share": 0.15, "holdout_by": "pair"}
 
 
-def write_terms(path: Path, pairs: list[tuple[str, str]]) -> str:
+def write_terms(path: Path, pairs: list[tuple[str, str]], **same: str) -> str:
     columns = dict(zip(("text_a", "text_b"), zip(*pairs, strict=True), strict=True)) if pairs else {"text_a": [], "text_b": []}
+    columns |= {name: [value] * len(pairs) for name, value in same.items()}
     table = pa.table({name: pa.array(columns.get(name, ["x"] * len(pairs)), pa.string()) for name in TERMS.column_names})
     pq.write_table(table, path)
     return str(path)
@@ -74,9 +77,52 @@ def test_the_order_of_files_and_rows_changes_nothing(tmp_path):
 
 
 def test_held_out_rows_are_never_trained_on_and_nothing_gets_lost():
-    trained, held = split_rows(1000, TextPairsConfig(holdout_share=0.1, holdout_most=60))
+    trained, held = split_rows(range(1000), TextPairsConfig(holdout_share=0.1, holdout_most=60, holdout_by="pair"))
     assert len(held) == 60
     assert sorted([*trained, *held]) == list(range(1000))
+
+
+def test_a_work_is_held_out_whole_or_not_at_all(tmp_path):
+    """A chain of 300 pairs is one work, larger than what is to be held out; 100 more works have three pairs each."""
+    chain = [(f"c{number}", f"c{number + 1}") for number in range(300)]
+    small = [(f"{work} {a}", f"{work} {b}") for work in range(100) for a, b in (("zh", "ja"), ("ja", "en"), ("zh", "en"))]
+    terms = read_text_pairs([write_terms(tmp_path / "t", [*chain, *small])])
+    trained, held = split_rows(terms, TextPairsConfig(holdout_share=0.1))
+    assert len(held) == 60
+    assert sorted([*trained, *held]) == list(range(600))
+    assert not set(terms.works()[trained]) & set(terms.works()[held])
+    texts = [{text for row in rows for text in terms.texts_at(terms.pair_N2[row])} for rows in (trained, held)]
+    assert not texts[0] & texts[1]
+    assert len(split_rows(terms, TextPairsConfig(holdout_share=0.1, seed=1))[1]) == 60
+    assert set(split_rows(terms, TextPairsConfig(holdout_share=0.1, seed=1))[1]) != set(held)
+
+
+def test_kinds_are_seen_as_often_as_they_weigh(tmp_path):
+    terms = read_text_pairs([write_terms(tmp_path / "a", [(f"a{n}", f"b{n}") for n in range(400)], kind="name"),
+                             write_terms(tmp_path / "b", [(f"c{n}", f"d{n}") for n in range(400)], kind="relation")])
+    rows, random = np.arange(800), np.random.default_rng(0)
+    seen = weighted_rows(terms, rows, {"name": 2.5, "relation": 0.25}, random)
+    counts = Counter(terms.kinds[row] for row in seen)
+    assert counts["name"] == pytest.approx(1000, abs=40)  # 4 standard errors
+    assert counts["relation"] == pytest.approx(100, abs=35)
+    assert set(Counter(row for row in seen if terms.kinds[row] == "name").values()) == {2, 3}
+    assert weighted_rows(terms, rows, {}, random) is rows
+    with pytest.raises(ConfigError, match=r"text_pairs.weights: found kind names; expected kinds of pairs: name, relation"):
+        weighted_rows(terms, rows, {"names": 2}, random)
+    batches = list(batches_apart(terms, seen, 50))  # the same pair twice in a batch would be its own false negative
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_loss_in_chunks_is_the_same_training_in_less_memory(spark, terms_file, tmp_path, count):
+    """Without dropout the same steps are taken, up to rounding."""
+    curves = []
+    for chunk in (0, 3):
+        arguments = {"files": [terms_file], "encoder": {**ENCODER, "dropout": 0.0}, "folder": str(tmp_path / str(chunk)),
+                     "pairs": {**TRAINING, "epochs": 2, "chunk": chunk}}
+        facts = train_text_encoder(Ranks(), **arguments) if count == 1 else run_ranks(spark, train_text_encoder, arguments, 2)[0]
+        curves.append(facts["loss"])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
 # ---------------------------------------------------------------- batches
@@ -150,19 +196,35 @@ class Table:
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         self.vectors = vectors
 
-    def encode(self, texts, **_):
+    def __call__(self, texts):
         table = np.array([self.vectors[text] for text in texts])
         return table / np.linalg.norm(table, axis=1, keepdims=True)
 
 
-def test_recall_at_1_by_hand(tmp_path):
+def test_recall_by_hand(tmp_path):
     terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "p"), ("a", "q"), ("b", "r"), ("c", "s")])])
     table = Table({"a": [1, 0], "p": [3, 1], "q": [9, 1], "b": [0, 1], "r": [1, 1], "c": [-1, 1], "s": [1, -1]})
-    # a finds p (the nearer q is right too and does not compete) and q; b finds r; c is nearest to r, not to s.
-    assert recall_at_1(table, terms, np.arange(4)) == 0.75
-    assert recall_at_1(table, terms, np.arange(0)) is None
+    # Asked from the left: a finds p (the nearer q is right too and does not compete) and q; b finds r; c is nearest to r
+    # and farthest from s: fourth. From the right, among a, b, c: p and q find a; r is as near to a as to b: second; s: third.
+    found = measure_pairs(table, terms, np.arange(4))
+    assert found["pairs"] == 4
+    assert found["recall_at_1"] == round(5 / 8, 4)
+    assert found["recall_at_10"] == 1.0
+    assert found["mrr"] == pytest.approx((5 + 1 / 4 + 1 / 2 + 1 / 3) / 8, abs=1e-4)
+    assert measure_pairs(table, terms, np.arange(0)) == {"pairs": 0, "by": {}}
     same = Table({text: [1, 1] for text in "apqbrcs"})
-    assert recall_at_1(same, terms, np.array([0, 2])) == 0  # equal vectors are no hit
+    assert measure_pairs(same, terms, np.array([0, 2]))["recall_at_1"] == 0  # equal vectors are no hit
+
+
+def test_groups_ask_among_themselves(tmp_path):
+    names = write_terms(tmp_path / "a", [("a", "p"), ("b", "q")], kind="name", lang_a="ja", lang_b="en")
+    titles = write_terms(tmp_path / "b", [("c", "r")], kind="title", lang_a="zh", lang_b="ja")
+    terms = read_text_pairs([names, titles])
+    table = Table({"a": [1, 0], "p": [1, 0], "b": [0, 1], "q": [0, 1], "c": [1, 0], "r": [-1, 0]})
+    found = measure_pairs(table, terms, np.arange(3))
+    assert list(found["by"]) == ["name en-ja", "title ja-zh"]
+    assert {group: each["recall_at_1"] for group, each in found["by"].items()} == {"name en-ja": 1.0, "title ja-zh": 1.0}
+    assert [each["pairs"] for each in found["by"].values()] == [2, 1]
 
 
 # ---------------------------------------------------------------- training
@@ -180,7 +242,7 @@ def test_training_lets_held_out_translations_find_each_other(trained):
     assert facts["pairs"] == 62
     assert min(facts["seen"]) >= 60  # a pair left without a partner sits an epoch out
     assert facts["loss"][-1] < facts["loss"][0] / 2
-    assert facts["recall_at_1_after"] >= 0.7 > 0.3 >= facts["recall_at_1_before"]
+    assert facts["after"]["recall_at_1"] >= 0.7 > 0.3 >= facts["before"]["recall_at_1"]
 
 
 def test_the_folder_holds_the_encoder_and_its_facts(trained):
@@ -204,7 +266,7 @@ def test_two_horovod_ranks_train_one_encoder(spark, terms_file, tmp_path):
     arguments = {"files": [terms_file], "encoder": ENCODER, "pairs": {**TRAINING, "epochs": 16}, "folder": str(folder)}
     first, second = run_ranks(spark, train_text_encoder, arguments, 2)
     assert first == second == read_facts(folder)
-    assert first["recall_at_1_after"] >= 0.7
+    assert first["after"]["recall_at_1"] >= 0.7
     assert min(first["seen"]) >= 50  # of 62: a last batch without a partner on the other rank is left out
     assert not list(tmp_path.glob(".two-*"))  # one rank wrote, and left nothing behind
 
@@ -216,7 +278,7 @@ def test_no_epoch_keeps_the_base_as_it_is(trained, tmp_path):
                               folder=str(tmp_path / "kept"))
     assert kept["fingerprint"] == facts["fingerprint"]
     assert kept["loss"] == []
-    assert kept["recall_at_1_after"] is None
+    assert kept["after"] == {"pairs": 0, "by": {}}
 
 
 def test_a_base_is_trained_further(trained, terms_file, tmp_path):

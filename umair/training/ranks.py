@@ -60,6 +60,12 @@ class Ranks:
         """
         return optimizer
 
+    def average_gradients(self, module: nn.Module) -> None:
+        """Gives every rank the mean of the gradients, for a loss that goes backward more than once a step.
+
+        `distribute` cannot follow such a loss; do not use both.
+        """
+
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean over the ranks, key by key, in float64. Every rank gives the same keys."""
         return dict(values)
@@ -104,6 +110,11 @@ class HorovodRanks(Ranks):
         named = [(f"{name}.{parameter}", weight) for parameter, weight in module.named_parameters()]
         distributed: torch.optim.Optimizer = _horovod().DistributedOptimizer(optimizer, named_parameters=named)
         return distributed
+
+    def average_gradients(self, module: nn.Module) -> None:
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        for own, mean in zip(gradients, _horovod().grouped_allreduce(gradients, name="gradients"), strict=True):
+            own.copy_(mean)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         keys = sorted(values)

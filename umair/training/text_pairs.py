@@ -3,7 +3,7 @@
 Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
 L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
 Departures: pairs are shuffled (theirs come in the order of their ids), pairs whose texts belong together are never each
-other's negatives, each rank has batches of its own, no mixed precision.
+other's negatives, each rank has batches of its own, kinds of pairs may weigh more or less, no mixed precision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import torch
 from pydantic import Field
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.util import batch_to_device
 
 from umair.config import Section
@@ -38,11 +43,13 @@ from umair.model.text_encoder import (
 )
 from umair.storage import write_folder
 from umair.training.ranks import Ranks
+from umair.training.text_recall import Measured, measure_pairs
 
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
 OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
 
 Ints = npt.NDArray[np.int64]
+Loss = Any  # either form of MultipleNegativesRankingLoss; the library has no types
 
 
 class TextPairsConfig(Section):
@@ -50,11 +57,14 @@ class TextPairsConfig(Section):
 
     epochs: int = Field(20, ge=0)  # 0 keeps text_encoder.base as it is
     batch: int = Field(96, ge=2)  # pairs a rank and step
+    chunk: int = Field(0, ge=0)  # texts encoded at once in a large batch (GradCache: the same loss in less memory); 0: all
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field({})  # of kinds: how often an epoch sees each of its pairs; 1
     learning_rate: float = Field(2e-5, gt=0)  # at the end of the warm-up; about 1e-3 from scratch
     warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
     weight_decay: float = Field(0.01, ge=0)
     scale: float = Field(20.0, gt=0)  # the inverse of the softmax's temperature
-    holdout_share: float = Field(0.05, ge=0, lt=1)  # of the pairs, never trained on, for recall@1
+    holdout_by: Literal["work", "pair"] = "work"  # pairs that hang together through shared texts are held out together
+    holdout_share: float = Field(0.05, ge=0, lt=1)  # of the pairs, never trained on, for recall
     holdout_most: int = Field(2000, ge=0)  # pairs held out at most
     ranks: int = Field(2, ge=1)  # Horovod processes
     threads: int = Field(1, ge=1)  # of torch, a rank
@@ -70,6 +80,8 @@ class TextPairs:
     pair_N2: Ints  # positions among `texts`: anchor, positive
     partners: Ints  # [2N] positions, one text's after the other's
     first_partner: Ints  # [T + 1] where each text's partners start in `partners`
+    kinds: list[str]  # [N] of each pair
+    languages: list[str]  # [N] of each pair, sorted: en-ja
 
     def __len__(self) -> int:
         return len(self.pair_N2)
@@ -77,6 +89,18 @@ class TextPairs:
     def texts_at(self, positions: Ints) -> list[str]:
         """The texts as the encoder sees them."""
         return [clean_text(text) for text in self.texts.take(pa.array(positions)).to_pylist()]
+
+    def group_of(self, row: int) -> str:
+        """Kind and languages, in words."""
+        return f"{self.kinds[row]} {self.languages[row]}"
+
+    def works(self) -> Ints:
+        """[N] the number of the work that each pair is about: pairs that hang together through shared texts."""
+        count = len(self.texts)
+        links = coo_matrix((np.ones(len(self)), (self.pair_N2[:, 0], self.pair_N2[:, 1])), shape=(count, count))
+        work_T = connected_components(links, directed=False)[1]
+        work_N: Ints = work_T[self.pair_N2[:, 0]].astype(np.int64)
+        return work_N
 
     def partners_of(self, text: int) -> list[int]:
         partners: list[int] = self.partners[self.first_partner[text]:self.first_partner[text + 1]].tolist()
@@ -100,20 +124,19 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     """Trains on the terms in `files`; the first rank writes `folder`. Every rank returns the facts.
 
     Facts: what `lineage` says, fingerprint, width, pairs (to train on), held_out, by epoch loss (mean), seen (pairs that
-    found a batch) and steps (of a rank), recall_at_1_before and _after (of held-out pairs, None when there are none),
-    seconds. Raises ConfigError, ContractError, StorageError.
+    found a batch) and steps (of a rank), before and after (`measure_pairs` of held-out pairs), seconds. Raises ConfigError,
+    ContractError, StorageError.
     """
     started = time.perf_counter()
     shape, config = TextEncoderConfig(**encoder), TextPairsConfig(**pairs)
     terms = read_text_pairs(files)
     require_trainable(shape, config, len(terms))
-    trained_rows, held_rows = split_rows(len(terms), config)
+    trained_rows, held_rows = split_rows(terms, config)
     model = _first_model(ranks, shape, terms, config.seed)
-    before = _recall_on_first(ranks, model, terms, held_rows)
+    before = _measure_on_first(ranks, model, terms, held_rows)
     curves = _train(ranks, model, terms, trained_rows, config)
-    after = _recall_on_first(ranks, model, terms, held_rows)
-    facts = {"pairs": len(trained_rows), "held_out": len(held_rows), **curves, "recall_at_1_before": before,
-             "recall_at_1_after": after}
+    after = _measure_on_first(ranks, model, terms, held_rows)
+    facts = {"pairs": len(trained_rows), "held_out": len(held_rows), **curves, "before": before, "after": after}
 
     def write(target: Path) -> dict[str, Any]:
         save_text_encoder(model, target)
@@ -124,19 +147,53 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
 
 def read_text_pairs(files: list[str]) -> TextPairs:
     """The distinct pairs of a terms table, whichever way round they are written; the same pairs give the same result."""
-    table = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=["text_a", "text_b"])
+    columns = ["text_a", "text_b", "lang_a", "lang_b", "kind"]
+    table = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=columns)
     anchors, positives = (table[name].cast(pa.large_string()) for name in ("text_a", "text_b"))
     texts = pc.unique(pa.chunked_array([*anchors.chunks, *positives.chunks], type=pa.large_string()))
     texts = texts.take(pc.sort_indices(texts))
     pair_N2 = np.stack([pc.index_in(column, value_set=texts).to_numpy() for column in (anchors, positives)], axis=1)
-    return _with_partners(texts, _distinct(pair_N2.astype(np.int64).reshape(-1, 2), len(texts)))
+    pair_N2 = pair_N2.astype(np.int64).reshape(-1, 2)
+    labels = [table[name].fill_null("").to_pylist() for name in ("kind", "lang_a", "lang_b")]
+    label_N3 = np.array(list(zip(*labels, strict=True)), dtype=object).reshape(-1, 3)
+    kept = _distinct(pair_N2, label_N3[:, 0], len(texts))
+    return _with_partners(texts, pair_N2[kept], label_N3[kept])
 
 
-def split_rows(count: int, config: TextPairsConfig) -> tuple[Ints, Ints]:
-    """Row numbers to train on and row numbers held out, by the seed."""
-    shuffled = np.random.default_rng([config.seed, 1]).permutation(count)
-    held = min(int(count * config.holdout_share), config.holdout_most)
-    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
+    """Row numbers to train on and row numbers held out, by the seed.
+
+    By work: whole works in random order, as long as they fit; a work that is larger than what is left is trained on.
+    """
+    random, count = np.random.default_rng([config.seed, 1]), len(terms)
+    most = min(int(count * config.holdout_share), config.holdout_most)
+    if config.holdout_by == "pair":
+        shuffled = random.permutation(count)
+        return np.sort(shuffled[most:]), np.sort(shuffled[:most])
+    work_N = terms.works()
+    size_W = np.bincount(work_N)
+    held_W, left = np.zeros(len(size_W), np.bool_), most
+    for work in random.permutation(len(size_W)):
+        if 0 < size_W[work] <= left:
+            held_W[work] = True
+            left -= size_W[work]
+    return np.flatnonzero(~held_W[work_N]), np.flatnonzero(held_W[work_N])
+
+
+def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], random: np.random.Generator) -> Ints:
+    """The rows that one epoch sees: each as often as its kind weighs, the fraction by lot. Without weights, `rows`.
+
+    Raises ConfigError for a kind that no pair has.
+    """
+    if not weights:
+        return rows
+    strange = sorted(set(weights) - set(terms.kinds))
+    if strange:
+        raise ConfigError("text_pairs.weights", f"kind {', '.join(strange)}",
+                          f"kinds of pairs: {', '.join(sorted(set(terms.kinds)))}", "correct the name")
+    weight_N = np.array([weights.get(terms.kinds[row], 1.0) for row in rows])
+    times_N = np.floor(weight_N + random.random(len(rows))).astype(np.int64)
+    return np.repeat(rows, times_N)
 
 
 def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
@@ -181,46 +238,28 @@ def rate_factor(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
-def recall_at_1(model: SentenceTransformer, terms: TextPairs, rows: Ints) -> float | None:
-    """Share of the pairs `rows` whose anchor is nearest, by cosine, to its own positive among all their positives.
-
-    Other known partners of the anchor do not compete: they are right answers too. None without rows.
-    """
-    if not len(rows):
-        return None
-    anchor_N, positive_N = terms.pair_N2[rows].T
-    candidate_C, own_N = np.unique(positive_N, return_inverse=True)
-    anchor_ND, candidate_CD = (model.encode(terms.texts_at(positions), normalize_embeddings=True, show_progress_bar=False)
-                               for positions in (anchor_N, candidate_C))
-    hits = 0
-    for anchor, own, vector_D in zip(anchor_N, own_N, anchor_ND, strict=True):
-        similarity_C = candidate_CD @ vector_D
-        rivals = ~np.isin(candidate_C, [anchor, *terms.partners_of(int(anchor))])
-        hits += bool(np.all(similarity_C[own] > similarity_C[rivals]))
-    return hits / len(rows)
-
-
 @dataclass
 class _OpenBatch:
     rows: list[int] = field(default_factory=list)
     blocked: set[int] = field(default_factory=set)  # texts that would be false negatives here
 
 
-def _distinct(pair_N2: Ints, texts: int) -> Ints:
-    """Each unordered pair once, without pairs of a text with itself."""
+def _distinct(pair_N2: Ints, kind_N: npt.NDArray[Any], texts: int) -> Ints:
+    """Positions of each unordered pair once (its first kind by name), without pairs of a text with itself."""
     low, high = pair_N2.min(axis=1), pair_N2.max(axis=1)
     unordered = low * texts + high
-    order = np.lexsort((pair_N2[:, 0], unordered))
+    order = np.lexsort((np.unique(kind_N, return_inverse=True)[1] if len(kind_N) else kind_N, pair_N2[:, 0], unordered))
     first = np.diff(unordered[order], prepend=-1) != 0
     kept: Ints = order[first & (low != high)[order]]
-    return np.asarray(pair_N2[kept])
+    return kept
 
 
-def _with_partners(texts: pa.Array, pair_N2: Ints) -> TextPairs:
+def _with_partners(texts: pa.Array, pair_N2: Ints, label_N3: npt.NDArray[Any]) -> TextPairs:
     both = np.concatenate([pair_N2, pair_N2[:, ::-1]])
     both = both[np.argsort(both[:, 0], kind="stable")]
     first = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=len(texts)))])
-    return TextPairs(texts, pair_N2, np.ascontiguousarray(both[:, 1]), first.astype(np.int64))
+    return TextPairs(texts, pair_N2, np.ascontiguousarray(both[:, 1]), first.astype(np.int64), label_N3[:, 0].tolist(),
+                     ["-".join(sorted(pair)) for pair in label_N3[:, 1:].tolist()])
 
 
 def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, seed: int) -> SentenceTransformer:
@@ -243,9 +282,12 @@ def _sample_texts(terms: TextPairs, seed: int) -> Iterator[str]:
         yield from terms.texts_at(chosen[start:start + 10_000])
 
 
-def _recall_on_first(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints) -> float | None:
-    recall: float | None = ranks.gather(recall_at_1(model, terms, rows) if ranks.index == 0 else None)[0]
-    return recall
+def _measure_on_first(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints) -> Measured:
+    def encode(texts: list[str]) -> npt.NDArray[np.float32]:
+        return np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+
+    measured: Measured = ranks.gather(measure_pairs(encode, terms, rows) if ranks.index == 0 else None)[0]
+    return measured
 
 
 def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints, config: TextPairsConfig
@@ -253,13 +295,11 @@ def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Int
     """Trains in place. Returns by epoch `loss` (mean over steps and ranks), `seen` (pairs of all ranks), `steps`."""
     torch.manual_seed(config.seed * 1_000 + ranks.index)  # dropout differs between ranks
     order = np.random.default_rng([config.seed, 3])
-    loss = MultipleNegativesRankingLoss(model, scale=config.scale)
-    optimizer = ranks.distribute(
-        torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay), model)
+    loss, optimizer = _loss_and_optimizer(ranks, model, config)
     batch = min(config.batch, max(2, len(rows) // ranks.count))
     curves: dict[str, list[float]] = {"loss": [], "seen": [], "steps": []}
     for epoch in range(config.epochs):
-        batches = batches_of_rank(terms, rows, batch, ranks, order)
+        batches = batches_of_rank(terms, weighted_rows(terms, rows, config.weights, order), batch, ranks, order)
         _require_batches(batches, len(rows), ranks)
         progress = [(epoch + (step + 0.5) / len(batches)) / config.epochs for step in range(len(batches))]
         rates = [config.learning_rate * rate_factor(done, config.warmup) for done in progress]
@@ -273,7 +313,15 @@ def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Int
     return curves
 
 
-def _train_epoch(ranks: Ranks, loss: MultipleNegativesRankingLoss, optimizer: torch.optim.Optimizer, terms: TextPairs,
+def _loss_and_optimizer(ranks: Ranks, model: SentenceTransformer, config: TextPairsConfig
+                        ) -> tuple[Loss, torch.optim.Optimizer]:
+    adam = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.chunk:  # it goes back through the encoder chunk by chunk, which a distributed optimiser cannot follow
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.chunk), adam
+    return MultipleNegativesRankingLoss(model, scale=config.scale), ranks.distribute(adam, model)
+
+
+def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, terms: TextPairs,
                  batches: list[Ints], rates: list[float]) -> float:
     """One pass over `batches`, each with its learning rate. Returns the mean loss of this rank."""
     model = loss.model.train()
@@ -285,6 +333,8 @@ def _train_epoch(ranks: Ranks, loss: MultipleNegativesRankingLoss, optimizer: to
         optimizer.zero_grad()
         value = loss(sides, labels=None)
         value.backward()
+        if isinstance(loss, CachedMultipleNegativesRankingLoss):
+            ranks.average_gradients(model)
         optimizer.step()
         total += value.item()
     return total / len(batches)
