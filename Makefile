@@ -10,7 +10,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week movielens test lint types evidence-encoders docs clean
+.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed evidence-encoders docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ movielens: $(VENV)/.ready ## a real data set through the same jobs: make moviele
 	@$(RUN) python examples/movielens/convert.py $(DATA) runs/movielens/raw
 	@$(SUBMIT) jobs/weekly.py --config conf/movielens.yaml --week 2018-W39
 
+faces: $(VENV)/.ready ## the image pretext on real faces: make faces DATA=folder -> docs/evidence/faces.md
+	@$(JAVA) && $(RUN) python examples/faces/train.py $(DATA) --seeds $(SEEDS)
+
+terms: $(VENV)/.ready ## the text encoder on real pairs: make terms DATA=folder -> docs/evidence/terms.md
+	@$(JAVA) && $(RUN) python examples/terms/train.py $(DATA) --seeds $(SEEDS)
+
 test: lint types ## every test, with real Spark, Horovod and Petastorm
 	@$(RUN) python -m pytest -q
 
@@ -42,6 +48,9 @@ lint: $(VENV)/.ready ## ruff
 
 types: $(VENV)/.ready ## mypy, strict, on umair/
 	@$(RUN) mypy
+
+bench-embed: $(VENV)/.ready ## benchmarks/results/embed.json: Spark against a bare loop over the same encoder
+	@$(JAVA) && $(RUN) python benchmarks/embed.py
 
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)

@@ -34,6 +34,9 @@ class EmbedImagesConfig(Section):
     batch: int = Field(64, gt=0, le=1024)  # pictures of a forward pass; also of an Arrow batch
     threads: int = Field(4, gt=0)  # that read and decode, in each Spark task
     torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
+    prefetch: bool = True  # read and decode the next batch while the encoder works on this one
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the encoder's products; sums stay float32
+    compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU
     partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
     device: Literal["cpu", "cuda"] = "cpu"
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
@@ -75,15 +78,17 @@ def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: st
     While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
     """
     with ThreadPoolExecutor(config.threads, thread_name_prefix="decode") as threads:
-        encoder = functools.partial(open_encoder, folder, fingerprint, config.device, config.torch_threads)
+        encoder = functools.partial(open_encoder, folder, fingerprint, config.device, config.torch_threads,
+                                    compiled=config.compile)
 
         def start(batch: pd.DataFrame) -> Started:
             load = functools.partial(load_picture, image_root, size=encoder().picture_size, limits=config.limits)
             return batch, [threads.submit(load, image, content)
                            for image, content in zip(batch["image"], batch["image_content"], strict=True)]
 
-        for batch, coming in one_ahead(map(start, _batches(frames, config.batch))):
-            yield encode_batch(batch, [future.result() for future in coming], encoder())
+        started = map(start, _batches(frames, config.batch))
+        for batch, coming in one_ahead(started) if config.prefetch else started:
+            yield encode_batch(batch, [future.result() for future in coming], encoder(), config.precision)
 
 
 def one_ahead(started: Iterator[Started]) -> Iterator[Started]:
@@ -96,10 +101,15 @@ def one_ahead(started: Iterator[Started]) -> Iterator[Started]:
 
 
 @functools.lru_cache(maxsize=1)
-def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int) -> ImageEncoder:  # noqa: ARG001  the key
+def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,  # noqa: ARG001  the key
+                 *, compiled: bool = False) -> ImageEncoder:
     """The encoder in `folder`, loaded once in this Python worker; another `fingerprint` is another encoder."""
     torch.set_num_threads(torch_threads)
-    return load_image_encoder(folder).to(device_of_task(device))
+    encoder = load_image_encoder(folder).to(device_of_task(device))
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        encoder.compile()
+    return encoder
 
 
 def device_of_task(device: str) -> str:
@@ -125,12 +135,13 @@ def load_picture(image_root: str, image: str | None, content: bytes | None, *, s
     return Loaded(picture, digest, None, None, read - started, time.perf_counter() - read)
 
 
-def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder) -> pd.DataFrame:
+def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder, precision: str = "float32"
+                 ) -> pd.DataFrame:
     """One output row for each input row: vectors rounded to fp16, or the rule that the picture or its vectors broke."""
     started, outcomes = time.perf_counter(), [Outcome(None, None, one.rule, one.value) for one in loaded]
     readable = {row: one.picture for row, one in enumerate(loaded) if one.picture is not None}
     if readable:
-        vectors = encode(encoder, np.stack(list(readable.values())))
+        vectors = encode(encoder, np.stack(list(readable.values())), precision)
         for row, semantic_S, style_Y in zip(readable, *vectors, strict=True):
             outcomes[row] = judge(semantic_S, style_Y)
     seconds = (time.perf_counter() - started) / max(1, len(readable))
@@ -144,10 +155,11 @@ def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncode
         "encode_seconds": [seconds if one.picture is not None else 0.0 for one in loaded]})
 
 
-def encode(encoder: ImageEncoder, pictures_BHWC: RGB) -> tuple[Vectors, Vectors]:
+def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: str = "float32") -> tuple[Vectors, Vectors]:
     """semantic_BS and style_BY, rounded to fp16 and held as float32; beyond fp16's range they are infinite."""
-    with torch.inference_mode():
-        vectors = encoder(to_pixels(pictures_BHWC).to(encoder.pixel_mean.device))
+    device = encoder.pixel_mean.device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        vectors = encoder(to_pixels(pictures_BHWC).to(device))
     semantic_BS, style_BY = (vector.half().float().cpu().numpy() for vector in vectors)
     return semantic_BS, style_BY
 

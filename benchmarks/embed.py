@@ -1,0 +1,199 @@
+"""Embedding through Spark against a bare loop over the same encoder: benchmarks/results/embed.json (make bench-embed).
+
+    python benchmarks/embed.py [--pictures 2000] [--repeats 3]
+
+Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
+before the clock starts. The bare loop decodes one batch ahead in threads, as the Spark worker does, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from where import machine_kind, present_commit
+
+from umair.config import load_config
+from umair.embedding import images, texts
+from umair.embedding.image_worker import EmbedImagesConfig, encode, load_picture
+from umair.embedding.texts import EmbedTextsConfig
+from umair.job import Config, start_spark
+from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder
+from umair.model.text_encoder import build_text_encoder, clean_text, load_text_encoder, save_text_encoder, text_encoder_facts
+from umair.storage import read_facts, write_folder
+from umair.world.gallery import jpeg
+from umair.world.grid import draw_grid
+from umair.world.words import term_pairs
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/embed.json"
+THREADS = 2
+TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(1, 1), style_blocks=1)
+CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": (None, 112), "tiny encoder, pictures of 512 pixels": (TINY, 512)}
+GROWTH = (1, 4, 16)
+
+
+def main() -> None:
+    given = _arguments()
+    torch.set_num_threads(THREADS)
+    folder = Path(tempfile.mkdtemp(prefix="umair-bench-"))
+    spark = start_spark({"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.driver.memory": "2g"})
+    try:
+        local = load_config(ROOT / "conf/local.yaml", [], Config)
+        result: dict[str, Any] = {
+            "command": "make bench-embed", "commit": present_commit(), "machine": machine_kind(), "date": time.strftime("%Y-%m-%d"),
+            "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
+        result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, given)
+                            for place, (name, (encoder, size)) in enumerate(CASES.items())}
+        result["growth"] = _growth(spark, folder / "0", given.pictures // 4)
+        result["texts"] = _texts(spark, folder / "texts", local, given)
+    finally:
+        spark.stop()
+        shutil.rmtree(folder)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), "spark_over_bare": {
+        **{name: case["spark_over_bare"] for name, case in result["images"].items()}, "texts": result["texts"]["spark_over_bare"]}}))
+
+
+# ---------------------------------------------------------------- images
+def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, given: argparse.Namespace) -> dict[str, Any]:
+    (folder / "pictures").mkdir(parents=True)
+    for number, each in enumerate(draw_grid(20, -(-given.pictures // 20), size, seed=1)):
+        if number < given.pictures:
+            (folder / "pictures" / f"{number}.jpg").write_bytes(jpeg(each.pixels, 90))
+    write_folder(folder / "encoder", lambda new: save_image_encoder(build_image_encoder(network), new))
+    encoder = load_image_encoder(folder / "encoder").to(memory_format=torch.channels_last)
+    config = EmbedImagesConfig(batch=64, threads=THREADS, torch_threads=THREADS, partitions=4)
+    plain = config.model_copy(update={"prefetch": False})
+    todo = _todo(spark, folder, given.pictures)
+    names = [f"{number}.jpg" for number in range(given.pictures)]
+    ways: dict[str, Callable[[], Any]] = {
+        "bare loop": lambda: _bare(encoder, folder / "pictures", names, config, ahead=True),
+        "bare loop without prefetching": lambda: _bare(encoder, folder / "pictures", names, config, ahead=False),
+        "spark": lambda: _spark(todo, folder, config), "spark without prefetching": lambda: _spark(todo, folder, plain)}
+    for way in ways.values():
+        way()  # loads the model into the Python worker, and pictures into the page cache
+    rates = {name: [] for name in ways}
+    for _ in range(given.repeats):
+        for name, way in ways.items():
+            rates[name].append(given.pictures / _timed(way))
+    middle = {name: statistics.median(each) for name, each in rates.items()}
+    return {"pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+            "spark_over_bare": round(middle["spark"] / middle["bare loop"], 3),
+            "prefetching_gains": round(middle["spark"] / middle["spark without prefetching"], 3)}
+
+
+def _todo(spark: Any, folder: Path, count: int, copies: int = 1) -> Any:
+    rows = [(place, place, f"{place % count}.jpg", None, "state", "new") for place in range(count * copies)]
+    frame = spark.createDataFrame(rows, "illust_id bigint, illust_index int, image string, image_content binary, state string, reason string")
+    frame.write.mode("overwrite").parquet(str(folder / f"todo-{copies}"))
+    return spark.read.parquet(str(folder / f"todo-{copies}"))
+
+
+def _spark(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
+    with images._arrow_rows(todo.sparkSession, config.batch):
+        embedded = images.embed_pictures(todo, folder / "encoder", str(folder / "pictures"), config)
+        embedded.write.option("compression", "zstd").mode("overwrite").parquet(str(folder / "out"))
+
+
+def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig, *, ahead: bool) -> list[np.ndarray]:
+    def start(first: int) -> list[Any]:
+        return [threads.submit(load_picture, str(root), name, None, size=encoder.picture_size, limits=config.limits)
+                for name in names[first:first + config.batch]]
+
+    vectors = []
+    with ThreadPoolExecutor(config.threads) as threads:
+        coming = start(0)
+        for first in range(0, len(names), config.batch):
+            following = start(first + config.batch) if ahead else []
+            vectors += encode(encoder, np.stack([one.result().picture for one in coming]))
+            coming = following if ahead else start(first + config.batch)
+    return vectors
+
+
+def _growth(spark: Any, folder: Path, count: int) -> dict[str, Any]:
+    """Rates and the driver's memory (Python and JVM) as the catalogue grows; the same pictures under more ids."""
+    config = EmbedImagesConfig(batch=64, threads=THREADS, torch_threads=THREADS, partitions=4)
+    found = {}
+    for copies in GROWTH:
+        run = functools.partial(_spark, _todo(spark, folder, count, copies), folder, config.model_copy(update={"partitions": 4 * copies}))
+        with _Memory() as memory:
+            seconds = _timed(run)
+        found[f"{copies}x"] = {"pictures": count * copies, "pictures_per_second": round(count * copies / seconds, 1),
+                               "driver_mib": round(memory.most)}
+    return found
+
+
+class _Memory:
+    """The largest resident memory of this process and of the JVM below it, without Spark's Python workers, in MiB."""
+
+    def __enter__(self) -> _Memory:
+        self.most, self._ended = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._ended.wait(0.2):
+            driver = [own, *(child for child in own.children() if child.name() == "java")]
+            self.most = max(self.most, sum(process.memory_info().rss for process in driver) / 2**20)
+
+
+# ---------------------------------------------------------------- texts
+def _texts(spark: Any, folder: Path, local: Config, given: argparse.Namespace) -> dict[str, Any]:
+    pairs = list(term_pairs())
+    unique = sorted({text for pair in pairs for text in (pair[1], pair[3])})
+    unique = [f"{text} {number}" if number else text for number in range(8) for text in unique]
+    model = build_text_encoder(local.text_encoder, unique)
+    write_folder(folder, lambda new: (save_text_encoder(model, new), text_encoder_facts(model))[1])
+    encoder, config = load_text_encoder(folder), EmbedTextsConfig(threads=THREADS, partitions=2)
+    cleaned = [clean_text(text) for text in unique]
+    frame = spark.createDataFrame([(text,) for text in unique], "text string")
+    frame.write.mode("overwrite").parquet(str(folder / "unique"))
+    stored = spark.read.parquet(str(folder / "unique"))
+    ways: dict[str, Callable[[], Any]] = {
+        "SentenceTransformer.encode": lambda: encoder.encode(cleaned, batch_size=config.batch, show_progress_bar=False),
+        "spark": lambda: texts.embed_texts(stored, folder, config).write.mode("overwrite").parquet(str(folder / "out"))}
+    for way in ways.values():
+        way()
+    rates = {name: [len(unique) / _timed(way) for _ in range(given.repeats)] for name, way in ways.items()}
+    middle = {name: statistics.median(each) for name, each in rates.items()}
+    assert read_facts(folder)["width"] == encoder.get_embedding_dimension()
+    return {"texts": len(unique), "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
+
+
+def _timed(way: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=2_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
