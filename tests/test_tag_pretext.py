@@ -22,6 +22,7 @@ from umair.training.ranks import Ranks, run_ranks
 from umair.training.tag_pretext import (
     PretextConfig,
     TagModel,
+    artist_loss,
     augment,
     mean_average_precision,
     pace,
@@ -29,7 +30,7 @@ from umair.training.tag_pretext import (
     tag_loss,
     train_pretext,
 )
-from umair.training.tagged_pictures import Catalogue, TagTargets, frequent_tags, open_tagged, read_tagged, split_rows
+from umair.training.tagged_pictures import Catalogue, TagTargets, frequent_artists, frequent_tags, open_tagged, read_tagged, split_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -67,14 +68,16 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]
         path.parent.mkdir(exist_ok=True)
         draw(tags, chance).save(path)
         rows.append({"illust_id": key, "tags": [*tags, f"rare-{key}"], "image": path.name, "image_content": None,
-                     "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=key)})
+                     "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=key),
+                     "artist_index": key % 3})
     (folder / "images" / "0.png").write_bytes(b"<html>")
     rows[1].update(image=None, image_content=(folder / "images" / "1.png").read_bytes())
     rows[2].update(image=None)
     rows[3].update(tags=[])
     rows[4].update(tags=None)
     schema = pa.schema([("illust_id", pa.int64()), ("tags", pa.list_(pa.string())), ("image", pa.string()),
-                        ("image_content", pa.binary()), ("created_at", pa.timestamp("us", "UTC"))])
+                        ("image_content", pa.binary()), ("created_at", pa.timestamp("us", "UTC")),
+                        ("artist_index", pa.int32())])
     files = []
     for part, chunk in enumerate((rows[:100], rows[100:])):
         files.append(str(folder / f"part-{part}.parquet"))
@@ -236,7 +239,7 @@ def test_a_batch_without_a_readable_picture_still_reaches_every_weight() -> None
 def test_training_starts_from_the_label_frequencies() -> None:
     frequency = torch.tensor([0.5, 0.1, 0.02])
     model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), frequency).eval()
-    torch.testing.assert_close(model(torch.rand(1, 3, 32, 32)).sigmoid()[0], frequency)
+    torch.testing.assert_close(model(torch.rand(1, 3, 32, 32))[0].sigmoid()[0], frequency)
 
 
 def test_average_precision_by_hand() -> None:
@@ -284,3 +287,34 @@ def test_two_horovod_ranks_learn_together(spark: SparkSession, catalogue: tuple[
     assert first["loss_curve"][-1][0] == 6 * first["train_rows"]
     assert first["mean_average_precision"] > first["baseline_mean_average_precision"] + 0.2
     assert first["broken_pictures"] == {"not_an_image": 1}
+
+
+# ---------------------------------------------------------------- artists, told apart by style
+def test_artists_with_most_pictures_have_classes() -> None:
+    table = pa.table({"artist_index": pa.array([7, 3, 7, 9, 3, 7, 1], pa.int32())})
+    assert frequent_artists(table, 2).tolist() == [0, 1, 0, -1, 1, 0, -1]  # 7 has three pictures, 3 has two
+    assert frequent_artists(table, 9).tolist() == [0, 1, 0, 3, 1, 0, 2]  # 1 and 9 have one each: by index
+    assert frequent_artists(table, 0).tolist() == [-1] * 7
+
+
+def test_artist_loss_by_hand() -> None:
+    logit_BA = torch.tensor([[2.0, 0.0], [0.0, 0.0], [5.0, -5.0], [1.0, 1.0]])
+    artist_B, readable_B = torch.tensor([0, 1, -1, 0]), torch.tensor([True, True, True, False])
+    expected = (torch.log1p(torch.exp(torch.tensor(-2.0))) + np.log(2)) / 2
+    torch.testing.assert_close(artist_loss(logit_BA, artist_B, readable_B), expected)
+    assert artist_loss(logit_BA, torch.full((4,), -1), readable_B).item() == 0.0
+
+
+def test_the_style_vector_is_trained_when_artists_are_told_apart(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    train, held = open_tagged(Catalogue(*catalogue), 32, (0, 1), pretext(artists=2))
+    assert (train.artists, held.artists) == (2, 2)
+    rows = read_tagged(Catalogue(*catalogue))["row"].to_numpy()
+    positions = np.arange(20)
+    classes = {row % 3: kind for row, kind in zip(rows[train.row_R[positions]], train.artist(positions).tolist(), strict=True)}
+    assert sorted(classes.values()) == [-1, 0, 1]
+    train.pictures.close()
+    held.pictures.close()
+    facts = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", artists=2, epochs=2))
+    alone = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "alone", epochs=2))
+    assert facts["fingerprint"] != alone["fingerprint"]
+    assert load_image_encoder(tmp_path / "encoder").style_width == alone["style_width"]  # the heads are not kept

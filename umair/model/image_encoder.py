@@ -104,6 +104,11 @@ class ImageEncoder(nn.Module):
         """
         return _mean(self._run(pixels_BCHW, to_last=True).last)
 
+    def deep_and_style(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """`deep` and the style vector from one pass."""
+        maps = self._run(pixels_BCHW, to_last=True)
+        return _mean(maps.last), self.style(maps.style)
+
     def _run(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:
         maps: FeatureMaps = self.maps((pixels_BCHW - self.pixel_mean) / self.pixel_std, to_last=to_last)
         return maps

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from umair.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder, save_image_encoder, to_pixels
 from umair.picture import RGB
@@ -42,28 +42,37 @@ class PretextConfig(TaggedConfig):
     warm_up: float = Field(0.05, ge=0, lt=1)  # share of the steps until then; afterwards a cosine down to 0
     loss: Literal["bce", "focal"] = "bce"
     focal_gamma: float = Field(2.0, ge=0)  # of the focal loss: 0 is bce
+    artist_weight: float = Field(0.3, gt=0)  # of the cross-entropy over artists, where `artists` are told apart
     flip: bool = True  # half the pictures, left to right: changes neither content nor style
     shift: float = Field(0.05, ge=0, lt=0.5)  # of the picture's size, at most, in each direction
 
 
 class TagModel(nn.Module):
-    """The encoder with one logit a tag on the mean of its deepest map; pixels_BCHW -> logit_BT.
+    """The encoder with one logit a tag on the mean of its deepest map; pixels_BCHW -> logit_BT, artist_BA or None.
+
+    Beyond the paper, whose style vector is left to what tags happen to teach the first layers, one logit an artist on the
+    style vector: whose hand is it? Tags alone make the first layers forget style (docs/evidence/encoders.md).
 
     Tags are rare, so the bias starts at each tag's log-odds: training starts from the label-frequency baseline. That is all
     that is done about the imbalance, unless the focal loss is chosen.
     """
 
-    def __init__(self, encoder: ImageEncoder, frequency_T: Tensor) -> None:
+    def __init__(self, encoder: ImageEncoder, frequency_T: Tensor, artists: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.deep_width, len(frequency_T))
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(frequency_T, eps=1e-4))
+        width = encoder.style_width
+        self.artist_head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, artists)) if artists else None
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        logit_BT: Tensor = self.head(self.encoder.deep(pixels_BCHW))
-        return logit_BT
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.artist_head is None:
+            return self.head(self.encoder.deep(pixels_BCHW)), None
+        deep_BS, style_BY = self.encoder.deep_and_style(pixels_BCHW)
+        tamed_BY = style_BY.sign() * style_BY.abs().log1p()  # products have a long tail
+        return self.head(deep_BS), self.artist_head(tamed_BY)
 
 
 def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any], pretext: dict[str, Any], folder: str
@@ -79,7 +88,7 @@ def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any]
     torch.manual_seed(config.seed)
     train, held = open_tagged(catalogue, network.picture_size, (ranks.index, ranks.count), config)
     try:
-        model = TagModel(build_image_encoder(network), train.targets.frequency())
+        model = TagModel(build_image_encoder(network), train.targets.frequency(), train.artists)
         model.to(ranks.device)
         curve = fit(ranks, model, train, config)
         precision = measure(ranks, model, held, config)
@@ -112,9 +121,13 @@ def fit(ranks: Ranks, model: TagModel, train: TaggedPictures, config: PretextCon
     for step, batch in enumerate(train.pictures.batches(_random_batches(len(train), config, order)), start=1):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * pace(step, steps, config.warm_up)
-        logit_BT = model(to_pixels(augment(batch.pictures_BHWC, config, chance)).to(ranks.device))
-        loss = tag_loss(logit_BT, train.target(batch.row_B), torch.from_numpy(batch.readable_B), config)
-        losses.append(_step_down(optimizer, loss))
+        logit_BT, artist_BA = model(to_pixels(augment(batch.pictures_BHWC, config, chance)).to(ranks.device))
+        readable_B = torch.from_numpy(batch.readable_B)
+        loss = tag_loss(logit_BT, train.target(batch.row_B), readable_B, config)
+        losses.append(loss.item())
+        if artist_BA is not None:
+            loss = loss + config.artist_weight * artist_loss(artist_BA, train.artist(batch.row_B), readable_B)
+        _step_down(optimizer, loss)
         done += len(batch.row_B) * ranks.count
         progress.show(done, {"tags": losses[-1]})
         if step == steps or step % max(1, steps // CURVE_POINTS) == 0:  # on every rank at the same step
@@ -124,11 +137,10 @@ def fit(ranks: Ranks, model: TagModel, train: TaggedPictures, config: PretextCon
     return curve
 
 
-def _step_down(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+def _step_down(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.item()
 
 
 def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: PretextConfig) -> Tensor:
@@ -141,6 +153,13 @@ def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: Pr
     if config.loss == "focal":
         loss_BT = loss_BT * (1.0 - torch.exp(-loss_BT)) ** config.focal_gamma
     return (loss_BT.mean(dim=1) * readable_B).sum() / readable_B.sum().clamp(min=1)
+
+
+def artist_loss(artist_BA: Tensor, artist_B: Tensor, readable_B: Tensor) -> Tensor:
+    """Mean cross-entropy over readable pictures of artists who are told apart (not -1); 0 without any."""
+    counts_B = ((artist_B >= 0) & readable_B).to(artist_BA.device)
+    loss_B = cross_entropy(artist_BA, artist_B.clamp(min=0).to(artist_BA.device), reduction="none")
+    return (loss_B * counts_B).sum() / counts_B.sum().clamp(min=1)
 
 
 def pace(step: int, steps: int, warm_up: float) -> float:
@@ -181,8 +200,8 @@ def measure(ranks: Ranks, model: TagModel, held: TaggedPictures, config: Pretext
     scores, truths = [torch.zeros(0, len(held.targets.vocabulary))], [torch.zeros(0, len(held.targets.vocabulary))]
     with torch.inference_mode():
         for batch in held.pictures.batches(_in_order(len(held), config.batch)):
-            logit_BT = model(to_pixels(batch.pictures_BHWC).to(ranks.device)).float().cpu()
-            scores.append(logit_BT[batch.readable_B])
+            logit_BT, _ = model(to_pixels(batch.pictures_BHWC).to(ranks.device))
+            scores.append(logit_BT.float().cpu()[batch.readable_B])
             truths.append(held.target(batch.row_B)[batch.readable_B])
     score_NT, truth_NT = (ranks.gather_rows(torch.cat(parts)).numpy() for parts in (scores, truths))
     frequency_NT = np.broadcast_to(held.targets.frequency().numpy(), score_NT.shape)

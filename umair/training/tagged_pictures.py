@@ -33,6 +33,7 @@ class TaggedConfig(Section):
     vocabulary: int = Field(1_000, gt=0)  # most frequent tags, so many at most
     min_tag_uses: int = Field(20, gt=0)  # illustrations that a tag of the vocabulary has at least
     merge_synonyms: bool = False  # tags that the text pairs call the same are one; the paper takes tags as they are
+    artists: int = Field(0, ge=0)  # so many with most pictures are told apart by the style vector; 0: none, as in the paper
     leave_days: int = Field(0, ge=0)  # days before the week's end whose illustrations are left for the test to be new
     sample: int | None = Field(None, gt=0)  # take a random sample of so many illustrations; None: all
     holdout_share: float = Field(0.1, gt=0, lt=1)  # of the illustrations, for the mean average precision
@@ -89,6 +90,7 @@ class TaggedPictures:
     pictures: PictureCache
     targets: TagTargets
     row_R: NDArray[np.int64]  # where each picture's row stands among the targets
+    artist_N: NDArray[np.int64]  # of each row of the targets: 0 to artists - 1, or -1 for an artist who is not told apart
 
     def __len__(self) -> int:
         return len(self.row_R)
@@ -96,6 +98,14 @@ class TaggedPictures:
     def target(self, position_B: NDArray[np.int64]) -> Tensor:
         """float32 [B, T] of the pictures at these positions."""
         return self.targets.dense(self.row_R[position_B])
+
+    def artist(self, position_B: NDArray[np.int64]) -> Tensor:
+        """int64 [B] of the pictures at these positions."""
+        return torch.from_numpy(self.artist_N[self.row_R[position_B]])
+
+    @property
+    def artists(self) -> int:
+        return int(self.artist_N.max(initial=-1)) + 1
 
 
 def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: TaggedConfig
@@ -106,11 +116,12 @@ def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: 
     Raises ContractError when there is too little to train on.
     """
     index, count = rank
-    table = read_tagged(catalogue)
+    table = read_tagged(catalogue, artists=config.artists > 0)
     tags_N = table["tags"].chunk(0)
     if config.merge_synonyms:
         tags_N = merge_synonyms(tags_N, concept_names(list(catalogue.term_files)))
     targets = TagTargets.of(tags_N, frequent_tags(tags_N, config))
+    artist_N = frequent_artists(table, config.artists)
     held_N, train_N = split_rows(len(table), config)
     own_R = train_N[: len(train_N) // count * count][index::count]
     if len(own_R) < 2:
@@ -120,18 +131,21 @@ def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: 
     def opened(row_R: NDArray[np.int64], gib: float) -> TaggedPictures:
         sources = _sources(catalogue.files, table, row_R, config)
         return TaggedPictures(PictureCache(sources, catalogue.image_root, size, config.limits, threads=config.decode_threads,
-                                           most_bytes=int(gib * GIB)), targets, row_R)
+                                           most_bytes=int(gib * GIB)), targets, row_R, artist_N)
 
     return opened(own_R, config.cache_gib), opened(held_N[index::count], 0.0)
 
 
-def read_tagged(catalogue: Catalogue) -> pa.Table:
-    """tags, inline_bytes and row (position in the files) of every illustration with a picture and at least one tag.
+def read_tagged(catalogue: Catalogue, *, artists: bool = False) -> pa.Table:
+    """tags, inline_bytes and row (position in the files) of every illustration with a picture and at least one tag; with
+    `artists`, artist_index too.
 
     The pictures themselves are not read. Raises ContractError when there is none.
     """
     columns = {"tags": ds.field("tags"), "has_path": ds.field("image").is_valid(),
                "inline_bytes": pc.binary_length(ds.field("image_content")), "created_at": ds.field("created_at")}
+    if artists:
+        columns["artist_index"] = ds.field("artist_index")
     table = ds.dataset(catalogue.files, format="parquet").to_table(columns=columns)
     table = table.append_column("row", pa.array(np.arange(len(table))))
     pictured = pc.or_(table["has_path"], pc.is_valid(table["inline_bytes"]))
@@ -160,6 +174,17 @@ def frequent_tags(tags_N: pa.ListArray, config: TaggedConfig) -> list[str]:
         raise ContractError("illustrations", f"no tag with {config.min_tag_uses} uses among {len(tags_N)} illustrations",
                             "at least one", "lower pretext.min_tag_uses")
     return vocabulary
+
+
+def frequent_artists(table: pa.Table, most: int) -> NDArray[np.int64]:
+    """The class of each row's artist, the one with most pictures first, ties by index; -1 beyond the first `most`."""
+    if not most:
+        return np.full(len(table), -1)
+    _, place_N, uses_A = np.unique(table["artist_index"].to_numpy(), return_inverse=True, return_counts=True)
+    class_A = np.empty(len(uses_A), np.int64)
+    class_A[np.argsort(-uses_A, kind="stable")] = np.arange(len(uses_A))
+    class_N: NDArray[np.int64] = class_A[place_N]
+    return np.where(class_N < most, class_N, -1)
 
 
 def split_rows(count: int, config: TaggedConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
