@@ -30,7 +30,15 @@ from umair.training.tag_pretext import (
     tag_loss,
     train_pretext,
 )
-from umair.training.tagged_pictures import Catalogue, TagTargets, frequent_artists, frequent_tags, open_tagged, read_tagged, split_rows
+from umair.training.tagged_pictures import (
+    Catalogue,
+    TagTargets,
+    frequent_artists,
+    frequent_tags,
+    open_tagged,
+    read_tagged,
+    split_rows,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -229,8 +237,10 @@ def test_loss_by_hand_and_focal_with_gamma_zero_is_bce() -> None:
 
 
 def test_a_batch_without_a_readable_picture_still_reaches_every_weight() -> None:
-    model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), torch.tensor([0.5, 0.1]))
-    loss = tag_loss(model(torch.zeros(2, 3, 32, 32)), torch.ones(2, 2), torch.tensor([False, False]), pretext())
+    model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), torch.tensor([0.5, 0.1]), artists=3)
+    unreadable_B = torch.tensor([False, False])
+    logit_BT, artist_BA = model(torch.zeros(2, 3, 32, 32))
+    loss = tag_loss(logit_BT, torch.ones(2, 2), unreadable_B, pretext()) + artist_loss(artist_BA, torch.tensor([0, 1]), unreadable_B)
     loss.backward()
     assert loss.item() == 0.0
     assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())
