@@ -6,6 +6,7 @@ spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [sect
 from pathlib import Path
 from typing import Any
 
+from umair.embedding.drift import MODALITIES, measure_drift, require_coverage
 from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
 from umair.job import Job, log, main, require_finished
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
@@ -31,8 +32,32 @@ def embed_images(job: Job) -> dict[str, Any]:
     log.info("pictures: %d new, %d changed, %d retried, of which %d set aside; %d withdrawn, %d known, %d illustrations "
              "without", *tried.values(), sum(facts["rejects"].values()), facts["withdrawn"],
              facts["with_picture"] - sum(tried.values()), facts["without_picture"])
+    before = _encoder_before(job, encoder)
+    if before is not None:
+        facts["new_encoder"] = _compare_encoders(job, before, encoder)
     made = [job.store.snapshot(name) for name in (IMAGE_VECTORS.name, IMAGE_REJECTS) if job.store.exists(name)]
     return {"encoder": encoder, **facts, "versions": {snapshot.name: snapshot.version for snapshot in made}}
+
+
+def _encoder_before(job: Job, encoder: str) -> str | None:
+    """The encoder that this one replaces with this very week, whether or not a run was killed in between."""
+    version, since = job.store.snapshot(IMAGE_VECTORS.name).version, None
+    while version >= 0:
+        facts = job.store.snapshot(IMAGE_VECTORS.name, version).facts
+        if facts["encoder"] != encoder:
+            return facts["encoder"] if since == str(job.week) else None
+        version, since = version - 1, facts["week"]
+    return None
+
+
+def _compare_encoders(job: Job, before: str, after: str) -> dict[str, Any]:
+    """What the new encoder changes, for the ledger; stops the week where it knows fewer pictures than the old one."""
+    vectors = job.read_newest(IMAGE_VECTORS.name)
+    coverage = require_coverage(vectors, before, after, job.config.embed_images.max_reject_share)
+    drift = measure_drift(vectors, before, after)
+    log.info("image vectors: a new encoder, %s instead of %s; of an illustration's ten nearest stay: %s", after, before,
+             ", ".join(f"{name} {drift[name]['overlap']:.0%}" for name in MODALITIES if name in drift) or "too few to say")
+    return {"coverage": coverage, **drift}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pyspark.sql import functions as F
 
+from umair.embedding.drift import measure_drift, require_coverage
 from umair.embedding.image_worker import EMBEDDED, embed_frames, judge, open_encoder
 from umair.embedding.images import (
     EmbedImagesConfig,
@@ -360,3 +362,25 @@ def test_how_a_picture_is_embedded_hardly_changes_its_vectors(site: Site, change
         found = np.stack(vectors[name])
         cosine = (found * values.numpy()).sum(1) / np.linalg.norm(found, axis=1) / values.norm(dim=1).numpy()
         assert (cosine > 1 - near).all()
+
+
+# ---------------------------------------------------------------- a new encoder beside the old one
+def test_drift_by_hand(spark: SparkSession) -> None:
+    """Twenty directions in a plane; the new encoder turns them all by a quarter, and swaps two far ones."""
+    angle_N = np.arange(20) * 2 * np.pi / 20
+    turned_N = angle_N + np.pi / 2
+    rows = [(key, encoder, [float(np.cos(angle)), float(np.sin(angle))], [1.0, float(key)])
+            for encoder, angles in (("old", angle_N), ("new", turned_N)) for key, angle in enumerate(angles)]
+    vectors = spark.createDataFrame(rows, "illust_id bigint, encoder string, semantic array<float>, style array<float>")
+    drift = measure_drift(vectors, "old", "new")
+    assert (drift["rows"], drift["before"], drift["after"]) == (20, "old", "new")
+    assert drift["semantic"]["overlap"] > 0.9  # ties among the farthest apart, all else turned together
+    assert set(drift["semantic"]["cosine"].values()) == {0.0}
+    assert drift["style"] == {"overlap": 1.0, "cosine": dict.fromkeys(("0.01", "0.1", "0.5", "0.9", "0.99"), 1.0)}
+    wide = vectors.withColumn("semantic", F.expr("CASE WHEN encoder = 'new' THEN concat(semantic, array(0f)) ELSE semantic END"))
+    assert measure_drift(wide, "old", "new")["semantic"]["cosine"] is None
+    assert require_coverage(vectors, "old", "new", 0.05) == {"before": 20, "after": 20}
+    fewer = vectors.filter("encoder = 'old' OR illust_id < 18")
+    with pytest.raises(ContractError, match=r"vectors of 18 illustrations by the new encoder new, and of 20 by the old old.*nothing switches"):
+        require_coverage(fewer, "old", "new", 0.05)
+    assert require_coverage(fewer, "old", "new", 0.1) == {"before": 20, "after": 18}

@@ -1,0 +1,84 @@
+"""A new encoder beside the old one: how far its vectors moved, and whether it knows as many pictures.
+
+N illustrations of a sample that both encoders embedded, D vector width, K neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from umair.errors import ContractError
+
+MODALITIES = ("semantic", "style")
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+NEIGHBOURS = 10
+Vectors = npt.NDArray[np.float32]
+
+
+def measure_drift(vectors: DataFrame, before: str, after: str, *, sample: int = 5_000) -> dict[str, Any]:
+    """By modality: quantiles of the cosine between an illustration's two vectors (None where their widths differ; of little
+    meaning for an encoder that was trained anew), and `overlap`, the share of its ten nearest that stay its ten nearest,
+    which means the same for any two encoders. `rows`: illustrations looked at, at most `sample`, drawn by a hash.
+    """
+    old, new = (vectors.filter(F.col("encoder") == encoder).select(
+        "illust_id", *[F.col(name).alias(f"{name}_{moment}") for name in MODALITIES])
+        for moment, encoder in (("before", before), ("after", after)))
+    drawn = old.join(new, "illust_id", how="inner").orderBy(F.xxhash64("illust_id")).limit(sample).toPandas()
+    measured: dict[str, Any] = {"before": before, "after": after, "rows": len(drawn)}
+    for name in MODALITIES if len(drawn) > NEIGHBOURS else ():
+        columns = (drawn[f"{name}_{moment}"] for moment in ("before", "after"))
+        before_ND, after_ND = (np.array(column.tolist(), np.float32) for column in columns)
+        measured[name] = {"cosine": _cosines(before_ND, after_ND), "overlap": round(neighbour_overlap(before_ND, after_ND), 4)}
+    return measured
+
+
+def require_coverage(vectors: DataFrame, before: str, after: str, allowed: float) -> dict[str, int]:
+    """How many illustrations each encoder knows. Raises ContractError when the new one knows fewer than the old one, beyond
+    the share `allowed`: a model that is trained on its vectors would be blind where the old one saw.
+    """
+    counts = {row["encoder"]: row["count"] for row in vectors.groupBy("encoder").count().collect()}
+    old, new = counts.get(before, 0), counts.get(after, 0)
+    if new < (1 - allowed) * old:
+        raise ContractError("image_vectors",
+                            f"vectors of {new} illustrations by the new encoder {after}, and of {old} by the old {before}",
+                            f"at least {(1 - allowed):.0%} of {old}",
+                            "look at image_rejects, mend the pictures, and run embed_images again with "
+                            "embed_images.retry_rejects=true; until then nothing switches")
+    return {"before": old, "after": new}
+
+
+def neighbour_overlap(before_ND: Vectors, after_ND: Vectors) -> float:
+    """The mean share of each row's ten nearest by cosine in one matrix that are among its ten nearest in the other."""
+    one_NK, other_NK = (_nearest(vectors_ND) for vectors_ND in (before_ND, after_ND))
+    shared = [len(np.intersect1d(one, other, assume_unique=True)) for one, other in zip(one_NK, other_NK, strict=True)]
+    return float(np.mean(shared)) / NEIGHBOURS
+
+
+def _nearest(vectors_ND: Vectors) -> npt.NDArray[np.int64]:
+    """[N, K] without the row itself."""
+    unit_ND = _unit(vectors_ND)
+    rows = []
+    for start in range(0, len(unit_ND), 1_024):
+        cosine_BN = unit_ND[start:start + 1_024] @ unit_ND.T
+        place = np.arange(len(cosine_BN))
+        cosine_BN[place, start + place] = -np.inf
+        rows.append(np.argpartition(-cosine_BN, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS])
+    return np.concatenate(rows)
+
+
+def _cosines(before_ND: Vectors, after_ND: Vectors) -> dict[str, float] | None:
+    if before_ND.shape != after_ND.shape:
+        return None
+    cosine_N = (_unit(before_ND) * _unit(after_ND)).sum(1)
+    return {f"{quantile:g}": round(float(value), 4)
+            for quantile, value in zip(QUANTILES, np.quantile(cosine_N, QUANTILES), strict=True)}
+
+
+def _unit(vectors_ND: Vectors) -> Vectors:
+    length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return np.divide(vectors_ND, length_N1, out=np.zeros_like(vectors_ND), where=length_N1 > 0)
