@@ -33,7 +33,8 @@ def measure_drift(vectors: DataFrame, before: str, after: str, *, sample: int = 
     for name in MODALITIES if len(drawn) > NEIGHBOURS else ():
         columns = (drawn[f"{name}_{moment}"] for moment in ("before", "after"))
         before_ND, after_ND = (np.array(column.tolist(), np.float32) for column in columns)
-        measured[name] = {"cosine": _cosines(before_ND, after_ND), "overlap": round(neighbour_overlap(before_ND, after_ND), 4)}
+        overlap = neighbour_overlap(before_ND, after_ND)
+        measured[name] = {"cosine": _cosines(before_ND, after_ND), "overlap": round(overlap, 4)}
     return measured
 
 
