@@ -42,6 +42,7 @@ from umair.model.text_encoder import (
     train_tokenizer,
 )
 from umair.storage import write_folder
+from umair.training.progress import Progress
 from umair.training.ranks import Ranks
 from umair.training.text_recall import Measured, measure_pairs
 
@@ -309,7 +310,7 @@ def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Int
         for name, value in (("loss", round(mean["loss"], 6)), ("seen", round(mean["seen"] * ranks.count)),
                             ("steps", len(batches))):
             curves[name].append(value)
-        ranks.say(f"text encoder: epoch {epoch + 1} of {config.epochs}, loss {mean['loss']:.4f}")
+        ranks.say(f"text encoder: epoch {epoch + 1} of {config.epochs} done, mean loss {mean['loss']:.4f}")
     return curves
 
 
@@ -325,7 +326,8 @@ def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, ter
                  batches: list[Ints], rates: list[float]) -> float:
     """One pass over `batches`, each with its learning rate. Returns the mean loss of this rank."""
     model = loss.model.train()
-    total = 0.0
+    progress = Progress(ranks.say, "text encoder, this epoch", ranks.count * sum(map(len, batches)))
+    total, done = 0.0, 0
     for rows, rate in zip(batches, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -336,7 +338,8 @@ def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, ter
         if isinstance(loss, CachedMultipleNegativesRankingLoss):
             ranks.average_gradients(model)
         optimizer.step()
-        total += value.item()
+        total, done = total + value.item(), done + len(rows)
+        progress.show(ranks.count * done, {"pairs": value.item()})
     return total / len(batches)
 
 
