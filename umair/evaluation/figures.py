@@ -87,7 +87,8 @@ def judge(lines: list[Line], gaps: list[Line], config: VerdictConfig) -> tuple[s
         return REJECT, ["The test rows hold one class only, so that nothing can be said about the order of their scores."]
     faults = []
     if config.reject_below_popularity and auc < floor:
-        faults.append(f"AUC {auc:.4f} is below {floor:.4f}, which {name_of(popularity)} alone reaches.")
+        faults.append(f"AUC {auc:.4f} is below {floor:.4f}, which {name_of(popularity)} alone reaches"
+                      f"{_span(against, popularity)}.")
     if config.minimum_auc is not None and auc < config.minimum_auc:
         faults.append(f"AUC {auc:.4f} is below the minimum of {config.minimum_auc:.4f} (evaluation.minimum_auc).")
     last = against.get(LAST_WEEK)
@@ -95,6 +96,12 @@ def judge(lines: list[Line], gaps: list[Line], config: VerdictConfig) -> tuple[s
         faults.append(f"Last week's ranker is better by {-last['estimate']:.4f} on the same rows (interval "
                       f"{-last['high']:.4f} to {-last['low']:.4f}).")
     return (REJECT, faults) if faults else (ACCEPT, [_gains(against, popularity)])
+
+
+def _span(against: dict[str, Line], name: str) -> str:
+    gap = against.get(name)
+    known = gap is not None and gap["low"] is not None
+    return f" (interval of the difference {gap['low']:+.3f} to {gap['high']:+.3f})" if gap and known else ""
 
 
 def _gains(against: dict[str, Line], popularity: str) -> str:

@@ -16,6 +16,8 @@ from umair.metrics import Calibration
 
 matplotlib.use("svg")
 INK, SOFT, GRID, ACCENT, OTHER = "#1c1f24", "#6b7280", "#e7e9ee", "#2a6fdb", "#b3bac6"
+OTHERS = ("#8a93a3", "#c08a4e", "#7d9c86", "#a78fb5")  # of the rivals, in turns
+LABEL_GAP = 0.055  # of the plot's height between two labels
 _DROPPED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)  # a style element would reach the page
 _STYLE = {"svg.fonttype": "none", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
           "axes.edgecolor": GRID, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT, "text.color": INK,
@@ -26,19 +28,32 @@ _STYLE = {"svg.fonttype": "none", "font.size": 10, "axes.spines.top": False, "ax
 def training_curve(lines: Mapping[str, Sequence[tuple[float, float]]], validation: dict[str, float]) -> str:
     """Training loss of each ranker against rows seen, each line a list of (rows, nats); dashes mark validation loss."""
     with _plot("training", "Training loss against rows seen") as (axes, done):
+        ends: dict[str, tuple[float, float, str]] = {}
         for place, (name, points) in enumerate(lines.items()):
-            colour, width = (ACCENT, 2.0) if place == 0 else (OTHER, 1.6)
+            colour, width = (ACCENT, 2.0) if place == 0 else (OTHERS[(place - 1) % len(OTHERS)], 1.6)
             rows, loss = np.array(points, dtype=float).reshape(-1, 2).T
             axes.plot(rows, loss, color=colour, linewidth=width, zorder=3 - place / 10)
             if len(rows):
-                axes.annotate(f" {name}", (rows[-1], loss[-1]), color=colour if place == 0 else SOFT, va="center")
+                ends[name] = rows[-1], loss[-1], colour
             if name in validation:
                 axes.axhline(validation[name], color=colour, linewidth=1, linestyle=(0, (4, 3)))
+        _label_ends(axes, ends)
         axes.set_xlabel("rows seen")
         axes.set_ylabel("log loss (nats)")
         axes.xaxis.set_major_formatter(lambda value, _: _short(value))
         axes.margins(x=0.02)
     return done[0]
+
+
+def _label_ends(axes: Axes, ends: dict[str, tuple[float, float, str]]) -> None:
+    """Writes each line's name beside its end, pushed apart where two would print over each other."""
+    low, high = axes.get_ylim()
+    free = low
+    for name, (x, y, colour) in sorted(ends.items(), key=lambda end: end[1][1]):
+        free = max(y, free)
+        axes.annotate(name, (x, free), (6, 0), textcoords="offset points", color=colour, va="center")
+        free += LABEL_GAP * (high - low)
+    axes.set_ylim(low, max(high, free))
 
 
 def calibration_plot(calibration: Calibration) -> str:

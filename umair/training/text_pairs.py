@@ -47,6 +47,8 @@ from umair.training.ranks import Ranks
 from umair.training.text_recall import Measured, measure_pairs
 
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
+TERMS_AGAIN = ("a table 'terms' in raw.folder; for a week that was taken in without, remove steps/WEEK/ingest_tables-*.json "
+               "below root first")
 OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
 
 Ints = npt.NDArray[np.int64]
@@ -113,11 +115,11 @@ def require_trainable(encoder: TextEncoderConfig, pairs: TextPairsConfig, rows: 
     if encoder.base is None and (rows == 0 or pairs.epochs == 0):
         found = "no pair of texts" if rows == 0 else "epochs: 0 and no text_encoder.base, which gives random vectors"
         raise ConfigError("text_pairs", found, "something that gives texts their meaning",
-                          "either bring pairs (raw.terms) and set text_pairs.epochs to 1 or more, or name a trained model "
-                          "in text_encoder.base and set text_pairs.epochs=0")
+                          f"either bring pairs ({TERMS_AGAIN}) and set text_pairs.epochs to 1 or more, or name a trained "
+                          "model in text_encoder.base and set text_pairs.epochs=0")
     if pairs.epochs > 0 and rows == 0:
         raise ConfigError("text_pairs.epochs", f"{pairs.epochs} and no pair of texts", "pairs to train on, or 0",
-                          "bring pairs (raw.terms), or set text_pairs.epochs=0 to use text_encoder.base as it is")
+                          f"bring pairs ({TERMS_AGAIN}), or set text_pairs.epochs=0 to use text_encoder.base as it is")
 
 
 def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any], pairs: dict[str, Any],
