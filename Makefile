@@ -41,7 +41,7 @@ terms: $(VENV)/.ready ## the text encoder on real pairs: make terms DATA=folder 
 	@$(JAVA) && $(RUN) python examples/terms/train.py $(DATA) --seeds $(SEEDS)
 
 test: lint types ## every test, with real Spark, Horovod and Petastorm
-	@$(RUN) python -m pytest -q
+	@mkdir -p runs && $(RUN) python -m pytest -q --junitxml=runs/test.xml && $(RUN) python tests/summary.py runs/test.xml
 
 lint: $(VENV)/.ready ## ruff
 	@$(RUN) ruff check .
