@@ -15,6 +15,7 @@ from pyspark.errors import PythonException
 from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError, StorageError
 from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, require_finished, run_step
+from umair.storage import Store
 from umair.weeks import Week
 
 ROOT = Path(__file__).parent.parent
@@ -254,3 +255,24 @@ def test_make_and_the_cluster_s_script_say_that_java_is_missing(tmp_path: Path) 
     assert fine.returncode == 0
     for script in ("Makefile", "cluster/weekly.sh"):
         assert "cluster/java.sh --check" in (ROOT / script).read_text(encoding="utf-8")
+
+
+def test_what_goes_wrong_inside_a_step_is_not_taken_for_its_lock(tmp_path: Path) -> None:
+    def ingest_tables(job: Job) -> dict[str, Any]:
+        raise FileNotFoundError("a defect of the step")
+
+    with pytest.raises(FileNotFoundError, match="a defect of the step"):
+        run_step(job_of(tmp_path), ingest_tables)
+
+
+def test_an_error_after_the_commit_removes_no_committed_file(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(tmp_path)
+
+    def committed_then_interrupted(*given: Any, **named: Any) -> Any:
+        Store.commit(job.store, *given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.store, "commit", committed_then_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.commit("events", spark.range(3))
+    assert spark.read.parquet(*job.store.snapshot("events").files).count() == 3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from umair.evaluation import neighbours
-from umair.evaluation.neighbours import nearest
+from umair.embedding import neighbours
+from umair.embedding.neighbours import nearest
 
 
 def scale(vectors):

@@ -147,11 +147,12 @@ class Job:
     def commit(self, name: str, frame: DataFrame, *, append: bool = False, **facts: Any) -> Snapshot:
         """Writes a Spark frame and makes it the table's new version (or adds it), in one transaction."""
         folder = self.store.staging(name)
-        with self.phase(f"write {name}"), contextlib.ExitStack() as on_error:
-            on_error.callback(shutil.rmtree, folder, ignore_errors=True)  # what a full disk took is given back
-            frame.write.option("compression", "zstd").parquet(str(folder))
+        with self.phase(f"write {name}"):
+            with contextlib.ExitStack() as on_error:  # over before the commit: a committed file is never removed
+                on_error.callback(shutil.rmtree, folder, ignore_errors=True)  # what a full disk took is given back
+                frame.write.option("compression", "zstd").parquet(str(folder))
+                on_error.pop_all()
             snapshot = self.store.commit(name, folder, {"week": str(self.week), **facts}, append=append)
-            on_error.pop_all()
         log.info("%s: version %d, %s rows", name, snapshot.version, f"{snapshot.rows:,}")
         return snapshot
 

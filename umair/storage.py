@@ -71,22 +71,8 @@ class Store:
 
         Raises StorageError when the root cannot be written, ClusterError when another run holds it.
         """
-        path = self.root / ".writer"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a+", encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    file.seek(0)
-                    raise ClusterError(f"root {self.root}", f"another run that writes its tables ({file.read().strip()})",
-                                       "one writer at a time", "wait until it is done, then run again") from error
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}")
-                file.flush()
-                yield
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        with _locked(self.root / ".writer", f"root {self.root}"):
+            yield
 
     # ------------------------------------------------------------ tables
     def exists(self, name: str) -> bool:
@@ -213,6 +199,25 @@ class Store:
 
     def _ledger(self, step: str, week: str, key: str) -> Path:
         return self.root / "steps" / week / f"{step}-{key}.json"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("a+", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        except BlockingIOError as error:
+            holder = path.read_text(encoding="utf-8").strip()
+            raise ClusterError(what, f"another run that writes its tables ({holder})", "one writer at a time",
+                               "wait until it is done, then run again") from error
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        yield  # what goes wrong from here on is the caller's own
 
 
 def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

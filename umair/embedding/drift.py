@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from umair.embedding.neighbours import Indices, nearest
 from umair.errors import ContractError
 
 MODALITIES = ("semantic", "style")
@@ -60,16 +61,10 @@ def neighbour_overlap(before_ND: Vectors, after_ND: Vectors) -> float:
     return float(np.mean(shared)) / NEIGHBOURS
 
 
-def _nearest(vectors_ND: Vectors) -> npt.NDArray[np.int64]:
+def _nearest(vectors_ND: Vectors) -> Indices:
     """[N, K] without the row itself."""
-    unit_ND = _unit(vectors_ND)
-    rows = []
-    for start in range(0, len(unit_ND), 1_024):
-        cosine_BN = unit_ND[start:start + 1_024] @ unit_ND.T
-        place = np.arange(len(cosine_BN))
-        cosine_BN[place, start + place] = -np.inf
-        rows.append(np.argpartition(-cosine_BN, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS])
-    return np.concatenate(rows)
+    rows, width = np.arange(len(vectors_ND)), vectors_ND.shape[1]
+    return nearest(vectors_ND, np.zeros(width), np.ones(width), rows, rows, NEIGHBOURS)[0]
 
 
 def _cosines(before_ND: Vectors, after_ND: Vectors) -> dict[str, float] | None:

@@ -13,8 +13,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from umair.config import Section
+from umair.embedding.neighbours import Indices, nearest
 from umair.evaluation.contributions import CONTRIBUTION, MATCH, TRUE, agreement, sample_users
-from umair.evaluation.neighbours import Indices, nearest
 from umair.evaluation.thumbnails import thumbnail
 from umair.picture import PictureLimits
 from umair.training.features import Features

@@ -5,6 +5,7 @@ B rows, U distinct illustrations of the batch, M modalities, D modality width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -124,7 +125,7 @@ class Scores(NamedTuple):
     match_BM: Tensor | None = None  # what each matched modality adds to the logit
 
 
-class Ranker(nn.Module):
+class Ranker(nn.Module, ABC):
     """What training and evaluation know of a ranker: `ranker(batch) -> Scores`, and the scale of its vectors.
 
     Raises ValueError for one row in training mode, from which batch norm can take no variance. A ranker is made from
@@ -146,8 +147,9 @@ class Ranker(nn.Module):
         batch = batch if self.config.totals else _without_totals(batch)
         return self.score(self.new_ids(batch) if self.new_ids else batch)
 
+    @abstractmethod
     def score(self, batch: Batch) -> Scores:
-        raise NotImplementedError
+        """What this form of ranker makes of a batch whose ids and totals are as it should see them."""
 
     def set_vector_scale(self, modality: str, mean_D: Tensor, scale_D: Tensor) -> None:
         """Takes mean and deviation of a modality's vectors; ignored unless `standardise` and the modality is used."""
