@@ -27,6 +27,7 @@ setup(
         "jinja2>=3.1,<4",
         "markupsafe>=2.1",
         "matplotlib>=3.9,<4",
+        "faiss-cpu>=1.12,<2",
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "tqdm>=4.66",

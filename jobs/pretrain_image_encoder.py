@@ -11,8 +11,8 @@ from umair.job import Job, log, main, require_finished
 from umair.model.image_encoder import build_image_encoder
 from umair.schema import ILLUSTRATIONS, TERMS
 from umair.storage import read_facts
+from umair.training.pretext_loop import save_pretrained, train_pretext
 from umair.training.ranks import run_ranks
-from umair.training.tag_pretext import save_pretrained, train_pretext
 from umair.training.tagged_pictures import Catalogue
 
 

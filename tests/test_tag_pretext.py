@@ -14,22 +14,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from umair.errors import ContractError, StorageError
+from umair.metrics import mean_average_precision
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder
 from umair.picture import PictureLimits
 from umair.storage import read_facts
+from umair.training.checkpoint import Checkpoints
 from umair.training.picture_cache import PictureCache
+from umair.training.pretext_loop import PretextRun, save_pretrained, train_pretext
 from umair.training.ranks import Ranks, run_ranks
-from umair.training.tag_pretext import (
-    PretextConfig,
-    TagModel,
-    artist_loss,
-    augment,
-    mean_average_precision,
-    pace,
-    save_pretrained,
-    tag_loss,
-    train_pretext,
-)
+from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, augment, pace, tag_loss
 from umair.training.tagged_pictures import (
     Catalogue,
     TagTargets,
@@ -291,12 +284,73 @@ def test_weights_that_are_given_are_saved_as_they_are(tmp_path: Path) -> None:
 
 
 def test_two_horovod_ranks_learn_together(spark: SparkSession, catalogue: tuple[list[str], str], tmp_path: Path) -> None:
-    first, second = run_ranks(spark, train_pretext, arguments(catalogue, tmp_path / "encoder"), 2)
+    given = arguments(catalogue, tmp_path / "encoder", accumulate=2, batch=8, checkpoint_steps=10)
+    first, second = run_ranks(spark, train_pretext, given, 2)
     assert first == second == read_facts(tmp_path / "encoder")
     assert first["ranks"] == 2
     assert first["loss_curve"][-1][0] == 6 * first["train_rows"]
     assert first["mean_average_precision"] > first["baseline_mean_average_precision"] + 0.2
     assert first["broken_pictures"] == {"not_an_image": 1}
+
+
+def test_two_small_batches_accumulated_are_one_large_batch(catalogue: tuple[list[str], str], tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TagModel, "train", lambda model, mode=True: torch.nn.Module.train(model, False))
+    gradients: dict[int, list[torch.Tensor]] = {}  # of each step, without batch statistics, which differ by design
+    for passes in (1, 2, 4):
+        torch.manual_seed(0)
+        train, held = open_tagged(Catalogue(*catalogue), 32, (0, 1), pretext())
+        model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), train.targets.frequency())
+        settings = pretext(batch=32 // passes, accumulate=passes, epochs=1, flip=False, shift=0.0)
+        run = PretextRun(Ranks(), model, train, settings, Checkpoints(tmp_path, "none"))
+        gradients[passes] = []
+        monkeypatch.setattr(run.optimizer, "step", lambda model=model, found=gradients[passes]: found.append(
+            torch.cat([weight.grad.flatten() for weight in model.parameters()])))
+        run.train_to_the_end()
+        held.pictures.close()
+    assert len(gradients[1]) == 6  # 190 rows in steps of at most 32
+    for passes in (2, 4):
+        same = [torch.allclose(one, parts, atol=1e-6, rtol=1e-3) for one, parts in zip(gradients[1], gradients[passes], strict=True)]
+        assert sum(same) >= 5  # one step has the picture that cannot be read
+    assert not torch.allclose(gradients[1][0], gradients[1][1], atol=1e-6, rtol=1e-3)
+
+
+class Killed(Exception):
+    """The end of a process, as far as a test can raise it."""
+
+
+@pytest.mark.parametrize("after", [3, 17, 20])
+def test_killed_within_an_epoch_it_goes_on_to_the_same_weights(catalogue: tuple[list[str], str], tmp_path: Path, after: int,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"epochs": 2, "artists": 2, "checkpoint_steps": 3, "accumulate": 2, "batch": 8}
+    whole = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "whole", **given))
+    backward = PretextRun._backward
+
+    def killed(run: PretextRun, number: int, batch: Any) -> float:
+        if number == 2 * after + 1:
+            raise Killed
+        return backward(run, number, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretextRun, "_backward", killed)
+        with pytest.raises(Killed):
+            train_pretext(Ranks(), **arguments(catalogue, tmp_path / "killed", **given))
+    assert (tmp_path / "killed-checkpoints").is_dir()
+    assert not (tmp_path / "killed").exists()
+    numbers: list[int] = []
+    monkeypatch.setattr(PretextRun, "_backward", lambda run, number, batch: numbers.append(number) or backward(run, number, batch))
+    again = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "killed", **given))
+    assert numbers[0] == 2 * (after // 3 * 3)  # the newest checkpoint's
+    assert {**again, "seconds": 0, "broken_pictures": {}} == {**whole, "seconds": 0, "broken_pictures": {}}
+    assert not (tmp_path / "killed-checkpoints").exists()
+
+
+def test_bfloat16_learns_as_well_in_other_digits(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    facts = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", precision="bfloat16"))
+    assert facts["mean_average_precision"] > facts["baseline_mean_average_precision"] + 0.2
+    exact = train_pretext(Ranks(), **arguments(catalogue, tmp_path / "exact"))
+    assert facts["fingerprint"] != exact["fingerprint"]
+    assert abs(facts["loss_curve"][0][1] - exact["loss_curve"][0][1]) < 0.01
 
 
 # ---------------------------------------------------------------- artists, told apart by style

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -184,3 +185,20 @@ def _finite(score_N: npt.ArrayLike) -> Floats:
     if np.isnan(scores).any():
         raise ValueError("NaN among the scores: they have no order")
     return scores
+
+
+def mean_average_precision(score_NT: npt.NDArray[Any], truth_NT: npt.NDArray[Any]) -> float:
+    """The mean over tags of the average precision of ranking the N rows by score; tags that no row carries are left out.
+
+    Rows with equal scores share one threshold, so a constant score gets the tag's share of rows. NaN without any tag.
+    """
+    return float(np.mean([_average_precision(score_NT[:, tag], truth_NT[:, tag])
+                          for tag in np.flatnonzero(truth_NT.any(axis=0))] or [np.nan]))
+
+
+def _average_precision(score_N: npt.NDArray[Any], truth_N: npt.NDArray[Any]) -> float:
+    order_N = np.argsort(-score_N, kind="stable")
+    found_N = np.cumsum(truth_N[order_N])
+    last = np.flatnonzero(np.diff(score_N[order_N], append=-np.inf))  # last row of each group of equal scores
+    precision = found_N[last] / (last + 1)
+    return float((np.diff(found_N[last], prepend=0.0) * precision).sum() / found_N[-1])

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from umair.config import load_config
 from umair.errors import ConfigError, ContractError, UmairError
 from umair.job import Config, start_logging, start_spark
+from umair.training.pretext_loop import train_pretext
 from umair.training.ranks import run_ranks
-from umair.training.tag_pretext import train_pretext
 from umair.training.tagged_pictures import Catalogue
 
 ROOT = Path(__file__).parents[2]

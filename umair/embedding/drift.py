@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from umair.embedding.neighbours import Indices, nearest
+from umair.embedding.neighbours import Indices, NearestIllustrations
 from umair.errors import ContractError
 
 MODALITIES = ("semantic", "style")
@@ -64,7 +64,7 @@ def neighbour_overlap(before_ND: Vectors, after_ND: Vectors) -> float:
 def _nearest(vectors_ND: Vectors) -> Indices:
     """[N, K] without the row itself."""
     rows, width = np.arange(len(vectors_ND)), vectors_ND.shape[1]
-    return nearest(vectors_ND, np.zeros(width), np.ones(width), rows, rows, NEIGHBOURS)[0]
+    return NearestIllustrations(vectors_ND, np.zeros(width), np.ones(width), rows).nearest(rows, NEIGHBOURS)[0]
 
 
 def _cosines(before_ND: Vectors, after_ND: Vectors) -> dict[str, float] | None:

@@ -13,14 +13,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from umair.config import Section
-from umair.embedding.neighbours import Indices, nearest
+from umair.embedding.neighbours import Indices, NearestIllustrations
 from umair.evaluation.contributions import CONTRIBUTION, MATCH, TRUE, agreement, sample_users
 from umair.evaluation.thumbnails import thumbnail
 from umair.picture import PictureLimits
 from umair.training.features import Features
 from umair.training.packing import STATIC_FIELDS
 
-LOOKS = {"style": "by style", "semantic": "by content"}  # vector modality -> what the page calls its row
+LOOKS = {"style": "by style", "semantic": "by content", "text": "by tags"}  # vector modality -> what the page calls its row
 _COLUMNS = {CONTRIBUTION: "contribution of each modality", MATCH: "what moves the scores", TRUE: "true weights"}
 Line = dict[str, Any]
 
@@ -73,8 +73,8 @@ def _named(frame: DataFrame, group: str) -> list[str]:
 
 
 def choose_pool(features: Features, config: ExamplesConfig) -> Indices:
-    """Indices of the illustrations whose neighbours are sought and found: those with vectors, or a sample of them."""
-    known = np.flatnonzero(features.known["style"] & features.known["semantic"])
+    """Indices of the illustrations whose neighbours are sought and found: those with every vector, or a sample of them."""
+    known = np.flatnonzero(np.logical_and.reduce([features.known[look] for look in LOOKS]))
     if len(known) <= config.pool:
         return known
     return np.sort(np.random.default_rng(config.seed).choice(known, config.pool, replace=False))
@@ -87,7 +87,7 @@ def neighbour_examples(features: Features, pool: Indices, illustrations: DataFra
     if count < 1 or not config.illustrations:
         return []
     queries = np.random.default_rng(config.seed).choice(pool, min(config.illustrations, len(pool)), replace=False)
-    found = {look: _nearest(features, look, queries, pool, count) for look in LOOKS}
+    found = {look: _index(features, look, pool).nearest(queries, count)[0] for look in LOOKS}
     needed = np.unique(np.concatenate([queries, *[near_QK.ravel() for near_QK in found.values()]]))
     items = _items(illustrations, needed, image_root, limits, config)
     return [{**items[query], "rows": [(name, [items[near] for near in found[look][place]]) for look, name in LOOKS.items()]}
@@ -105,19 +105,21 @@ def _items(illustrations: DataFrame, needed: Indices, image_root: str, limits: P
 
 def neighbour_facts(features: Features, pool: Indices, config: ExamplesConfig) -> Line:
     """Of the nearest of random illustrations, the share by the same artist and the share with a tag in common; the same
-    shares of random illustrations stand beside them."""
+    shares of random illustrations stand beside them. `recall`: of the exact nearest, the lowest share found by any look."""
     count = min(config.neighbours, len(pool) - 1)
     if count < 1:
         return {}
     rng = np.random.default_rng(config.seed)
     queries = rng.choice(pool, min(config.measured, len(pool)), replace=False)
-    facts = {look: _shares(features, queries, _nearest(features, look, queries, pool, count)) for look in LOOKS}
+    indexes = {look: _index(features, look, pool) for look in LOOKS}
+    facts = {look: _shares(features, queries, index.nearest(queries, count)[0]) for look, index in indexes.items()}
     facts["random"] = _shares(features, queries, rng.choice(pool, (len(queries), count)))
-    return {"pool": len(pool), "queries": len(queries), "neighbours": count, **facts}
+    recall = min(index.recall(queries, count) for index in indexes.values())
+    return {"pool": len(pool), "queries": len(queries), "neighbours": count, "recall": round(recall, 4), **facts}
 
 
-def _nearest(features: Features, look: str, queries: Indices, pool: Indices, count: int) -> Indices:
-    return nearest(features.vectors[look], *features.scales[look], queries, pool, count)[0]
+def _index(features: Features, look: str, pool: Indices) -> NearestIllustrations:
+    return NearestIllustrations(features.vectors[look], *features.scales[look], pool)
 
 
 def _shares(features: Features, queries: Indices, near_QK: Indices) -> Line:

@@ -53,10 +53,11 @@ class Ranks:
         """Gives every rank the first rank's optimiser state. Call it after `distribute`."""
 
     def distribute(self, optimizer: torch.optim.Optimizer, module: nn.Module,  # noqa: ARG002  alone it has nothing to do
-                   name: str = "") -> torch.optim.Optimizer:  # noqa: ARG002
+                   name: str = "", passes: int = 1) -> torch.optim.Optimizer:  # noqa: ARG002
         """An optimiser (state not carried over) whose `step` first averages the gradients over the ranks.
 
-        `name` tells modules apart that are trained in turns: Horovod caches what it negotiated by tensor name.
+        `name` tells modules apart that are trained in turns: Horovod caches what it negotiated by tensor name. `passes`:
+        how often a loss goes backward before each `step`; the gradients are summed.
         """
         return optimizer
 
@@ -106,9 +107,11 @@ class HorovodRanks(Ranks):
         if self.gather(bool(optimizer.state_dict()["state"]))[0]:  # Horovod gives an empty state one silent first step
             _horovod().broadcast_optimizer_state(optimizer, root_rank=0)
 
-    def distribute(self, optimizer: torch.optim.Optimizer, module: nn.Module, name: str = "") -> torch.optim.Optimizer:
+    def distribute(self, optimizer: torch.optim.Optimizer, module: nn.Module, name: str = "", passes: int = 1
+                   ) -> torch.optim.Optimizer:
         named = [(f"{name}.{parameter}", weight) for parameter, weight in module.named_parameters()]
-        distributed: torch.optim.Optimizer = _horovod().DistributedOptimizer(optimizer, named_parameters=named)
+        distributed: torch.optim.Optimizer = _horovod().DistributedOptimizer(optimizer, named_parameters=named,
+                                                                             backward_passes_per_step=passes)
         return distributed
 
     def average_gradients(self, module: nn.Module) -> None:
