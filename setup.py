@@ -28,6 +28,7 @@ setup(
         "markupsafe>=2.1",
         "matplotlib>=3.9,<4",
         "faiss-cpu>=1.12,<2",
+        "fsspec>=2024.2",
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "tqdm>=4.66",

@@ -3,12 +3,12 @@
 spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
 """
 
-from pathlib import Path
 from typing import Any
 
 from umair.embedding.drift import MODALITIES, measure_drift, require_coverage
 from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
 from umair.job import Job, log, main, require_finished
+from umair.picture_files import require_root
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
@@ -17,7 +17,7 @@ def embed_images(job: Job) -> dict[str, Any]:
     """Embeds what this encoder has not tried yet; with nothing to embed it commits nothing."""
     require_finished(job, "ingest_tables", "pretrain_image_encoder")
     folder, config = job.model_folder("pretrain_image_encoder"), job.config.embed_images
-    root = str(Path(job.config.raw.image_root).absolute())
+    root = require_root(job.config.raw.image_root)
     encoder = read_facts(folder)["fingerprint"]
     illustrations = job.read(ILLUSTRATIONS.name)
     vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)

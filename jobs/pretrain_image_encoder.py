@@ -4,11 +4,11 @@ spark-submit jobs/pretrain_image_encoder.py --config conf/local.yaml --week 2026
 """
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from umair.job import Job, log, main, require_finished
 from umair.model.image_encoder import build_image_encoder
+from umair.picture_files import require_root
 from umair.schema import ILLUSTRATIONS, TERMS
 from umair.storage import read_facts
 from umair.training.pretext_loop import save_pretrained, train_pretext
@@ -26,7 +26,7 @@ def pretrain_image_encoder(job: Job) -> dict[str, Any]:
         return save_pretrained(build_image_encoder(job.config.image_encoder), folder, {"epochs": 0})
     require_finished(job, "ingest_tables")
     before = job.week.end - timedelta(days=pretext.leave_days) if pretext.leave_days else None
-    catalogue = Catalogue(list(job.snapshot(ILLUSTRATIONS.name).files), str(Path(job.config.raw.image_root).absolute()),
+    catalogue = Catalogue(list(job.snapshot(ILLUSTRATIONS.name).files), require_root(job.config.raw.image_root),
                           job.snapshot(TERMS.name).files, before)
     arguments = {"catalogue": catalogue, "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(),
                  "folder": str(folder)}

@@ -142,6 +142,20 @@ def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
     assert count_pictures(site.illustrations) == {"with_picture": 8, "without_picture": 1}
 
 
+def test_a_url_gives_the_vectors_that_a_folder_gives(site: Site) -> None:
+    for key in range(4):
+        site.put(key, picture_bytes(key))
+    site.rows[9] = ("missing.png", None)
+    rows = {}
+    for root in (str(site.images), f"file://{site.images}"):
+        todo = pictures_to_embed(site.illustrations, None, None, root, site.encoder)
+        embedded = embed_pictures(todo, site.encoder_folder, root, CONFIG).toPandas().sort_values("illust_id")
+        rows[root] = [(row.illust_id, row.rule, row.sha256, None if row.rule else list(row.style)) for row in embedded.itertuples()]
+    folder, url = rows.values()
+    assert folder == url
+    assert [rule for _, rule, _, _ in folder] == [None] * 4 + ["missing_file"]
+
+
 def test_a_partition_called_directly_gives_the_same(site: Site) -> None:
     for key in range(5):
         site.put(key, picture_bytes(key))

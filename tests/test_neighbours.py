@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umair.embedding.neighbours import NearestIllustrations
+from umair.neighbours import NearestIllustrations
 
 
 def scale(vectors: Any) -> tuple[Any, Any]:

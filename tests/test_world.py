@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from umair import schema
 from umair.errors import ConfigError, StorageError
 from umair.metrics import auc, way
-from umair.picture import PictureError, PictureLimits, decode_picture, read_picture
+from umair.picture import PictureError, PictureLimits, decode_picture
+from umair.picture_files import read_picture
 from umair.world.damage import PICTURE_KINDS, UNKNOWN_ILLUSTRATIONS, UNKNOWN_USERS, damage_counts
 from umair.world.draw import DamageConfig, WorldConfig, draw_world
 from umair.world.events import LONGEST_DELAY, draw_truth, draw_views

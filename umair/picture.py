@@ -7,10 +7,7 @@ reject row and never a dead task. No Spark, no torch.
 from __future__ import annotations
 
 import io
-import os
 import re
-import stat
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,40 +41,6 @@ class PictureLimits(Section):
     max_pixels: int = Field(50_000_000, gt=0, le=PILLOW_WARNS_ABOVE)  # width times height, as the header says
 
 
-def read_picture(image_root: str, path: str, limits: PictureLimits) -> bytes:
-    """The bytes of a file below `image_root`.
-
-    Raises PictureError: path_leaves_root (absolute, `..`, a link that leads out), missing_file, not_a_file, unreadable_file,
-    empty_file, too_many_bytes (found before reading).
-    """
-    resolved = resolve_below(image_root, path)
-    try:
-        found = os.stat(resolved)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would block the task for ever
-            raise PictureError("not_a_file", path)
-        _check_bytes(found.st_size, limits)
-        with open(resolved, "rb") as file:
-            content = file.read(limits.max_bytes + 1)
-    except FileNotFoundError as error:
-        raise PictureError("missing_file", path) from error
-    except OSError as error:
-        raise PictureError("unreadable_file", f"{path}: {error.strerror}") from error
-    _check_bytes(len(content), limits)  # it may have grown since
-    return content
-
-
-def resolve_below(image_root: str, path: str) -> str:
-    """The real path of `path`, links followed. Raises PictureError path_leaves_root unless it stays below `image_root`."""
-    relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or "\0" in path:
-        raise PictureError("path_leaves_root", path)
-    root = os.path.realpath(image_root)
-    resolved = os.path.realpath(os.path.join(root, path))
-    if os.path.commonpath([root, resolved]) != root:
-        raise PictureError("path_leaves_root", f"{path} leads to {resolved}")
-    return resolved
-
-
 def decode_picture(content: bytes, size: int, limits: PictureLimits) -> RGB:
     """The picture as uint8 [size, size, 3] RGB, by bilinear resizing that does not keep the aspect (as UMAIR-FPS does).
 
@@ -97,7 +60,8 @@ def decode_picture(content: bytes, size: int, limits: PictureLimits) -> RGB:
         raise _broken(error) from error
 
 
-def _check_bytes(count: int, limits: PictureLimits) -> None:
+def check_bytes(count: int, limits: PictureLimits) -> None:
+    """Raises PictureError for a file of so many bytes: empty_file, too_many_bytes."""
     if count == 0:
         raise PictureError("empty_file", "0 bytes")
     if count > limits.max_bytes:
@@ -106,7 +70,7 @@ def _check_bytes(count: int, limits: PictureLimits) -> None:
 
 def _open(content: bytes, limits: PictureLimits) -> Image.Image:
     """The picture with its header read, within the limits, and no pixel decoded."""
-    _check_bytes(len(content), limits)
+    check_bytes(len(content), limits)
     if not SIGNATURE.match(content):
         raise PictureError("not_an_image", f"starts with {content[:16]!r}")
     try:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from umair.embedding.neighbours import Indices, NearestIllustrations
 from umair.errors import ContractError
+from umair.neighbours import Indices, NearestIllustrations
 
 MODALITIES = ("semantic", "style")
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)

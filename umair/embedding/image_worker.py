@@ -21,7 +21,8 @@ from pyspark import TaskContext
 
 from umair.config import Section
 from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
-from umair.picture import RGB, PictureError, PictureLimits, decode_picture, read_picture
+from umair.picture import RGB, PictureError, PictureLimits, decode_picture
+from umair.picture_files import read_picture
 
 EMBEDDED = ("illust_id bigint, illust_index int, state string, reason string, semantic array<float>, style array<float>, "
             "sha256 string, rule string, value string, partition int, read_seconds double, decode_seconds double, "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from pyspark.storagelevel import StorageLevel
 from umair.embedding.image_worker import EMBEDDED, embed_frames
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.errors import ClusterError, ContractError
-from umair.picture import PictureError, resolve_below
+from umair.picture_files import picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
@@ -63,7 +62,7 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
                       encoder: str, *, retry_rejects: bool = False) -> DataFrame:
     """illust_id, illust_index, image, image_content, state, reason of pictures that this encoder has not tried as they are.
 
-    `state` is path|bytes|modification time in ns of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
+    `state` is `picture_state` of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
     or retried; changed is also one whose illustration has another index now. An illustration without path and bytes has no
     picture, which is no fault: it is left out.
     """
@@ -139,13 +138,7 @@ def require_device(spark: SparkSession, device: str) -> None:
 
 # ---------------------------------------------------------------- what is known of a picture
 def _file_state(image_root: str, image: str | None) -> str | None:
-    if image is None:
-        return None
-    try:
-        found = os.stat(resolve_below(image_root, image))
-    except (PictureError, OSError):
-        return f"{image}|unreadable"
-    return f"{image}|{found.st_size}|{found.st_mtime_ns}"
+    return None if image is None else picture_state(image_root, image)
 
 
 def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str) -> DataFrame:

@@ -13,9 +13,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from umair.config import Section
-from umair.embedding.neighbours import Indices, NearestIllustrations
 from umair.evaluation.contributions import CONTRIBUTION, MATCH, TRUE, agreement, sample_users
 from umair.evaluation.thumbnails import thumbnail
+from umair.neighbours import Indices
 from umair.picture import PictureLimits
 from umair.training.features import Features
 from umair.training.packing import STATIC_FIELDS
@@ -87,7 +87,7 @@ def neighbour_examples(features: Features, pool: Indices, illustrations: DataFra
     if count < 1 or not config.illustrations:
         return []
     queries = np.random.default_rng(config.seed).choice(pool, min(config.illustrations, len(pool)), replace=False)
-    found = {look: _index(features, look, pool).nearest(queries, count)[0] for look in LOOKS}
+    found = {look: features.neighbours(look, pool).nearest(queries, count)[0] for look in LOOKS}
     needed = np.unique(np.concatenate([queries, *[near_QK.ravel() for near_QK in found.values()]]))
     items = _items(illustrations, needed, image_root, limits, config)
     return [{**items[query], "rows": [(name, [items[near] for near in found[look][place]]) for look, name in LOOKS.items()]}
@@ -111,15 +111,11 @@ def neighbour_facts(features: Features, pool: Indices, config: ExamplesConfig) -
         return {}
     rng = np.random.default_rng(config.seed)
     queries = rng.choice(pool, min(config.measured, len(pool)), replace=False)
-    indexes = {look: _index(features, look, pool) for look in LOOKS}
+    indexes = {look: features.neighbours(look, pool) for look in LOOKS}
     facts = {look: _shares(features, queries, index.nearest(queries, count)[0]) for look, index in indexes.items()}
     facts["random"] = _shares(features, queries, rng.choice(pool, (len(queries), count)))
     recall = min(index.recall(queries, count) for index in indexes.values())
     return {"pool": len(pool), "queries": len(queries), "neighbours": count, "recall": round(recall, 4), **facts}
-
-
-def _index(features: Features, look: str, pool: Indices) -> NearestIllustrations:
-    return NearestIllustrations(features.vectors[look], *features.scales[look], pool)
 
 
 def _shares(features: Features, queries: Indices, near_QK: Indices) -> Line:

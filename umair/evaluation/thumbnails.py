@@ -7,7 +7,8 @@ import io
 
 from PIL import Image
 
-from umair.picture import PictureError, PictureLimits, decode_picture, read_picture
+from umair.picture import PictureError, PictureLimits, decode_picture
+from umair.picture_files import read_picture
 
 _QUALITY = 82  # JPEG
 

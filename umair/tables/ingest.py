@@ -18,7 +18,8 @@ from pyspark.sql import functions as F
 
 from umair import schema
 from umair.config import PlainPath, Section
-from umair.errors import ConfigError, ContractError
+from umair.errors import ContractError
+from umair.picture_files import require_root
 from umair.schema import Table
 from umair.tables.contract import (
     Tally,
@@ -80,9 +81,7 @@ def ingest(spark: SparkSession, config: RawConfig, week: Week, store: Store) -> 
     The same raw data, week and earlier indices give the same tables.
     Raises ConfigError: a missing folder. ContractError: a table that is missing, empty, unreadable or too bad.
     """
-    if not Path(config.image_root).is_dir():
-        raise ConfigError(f"raw.image_root = {config.image_root}", "no such folder", "the folder of the pictures",
-                          "correct raw.image_root")
+    require_root(config.image_root)
     judged = _judge_columns(spark, config.folder, week.end)
     cache = contextlib.ExitStack()
     with contextlib.ExitStack() as on_error:

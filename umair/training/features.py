@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from umair.errors import ContractError, StorageError
 from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
 from umair.model.ranker import RankerConfig
+from umair.neighbours import NearestIllustrations
 from umair.schema import ABSENT
 from umair.storage import Store, read_facts, write_folder
 from umair.training.buckets import item_buckets, tag_buckets, user_buckets
@@ -84,6 +85,11 @@ class Features:
         """By modality: mean_D and deviation_D, float32, over the known vectors."""
         scales = {name: self._map(f"{name}_scale") for name in VECTOR_MODALITIES}
         return {name: (np.array(scale[0]), np.array(scale[1])) for name, scale in scales.items()}
+
+    def neighbours(self, modality: str, pool: npt.NDArray[np.int64] | None = None) -> NearestIllustrations:
+        """An index over the semantic, style or text vectors of `pool`, by `illust_index`; None: of all that have one."""
+        known = np.flatnonzero(self.known[modality]) if pool is None else pool
+        return NearestIllustrations(self.vectors[modality], *self.scales[modality], known)
 
     def _map(self, name: str) -> Array:
         return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))

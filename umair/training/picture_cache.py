@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from umair.errors import StorageError
-from umair.picture import RGB, PictureError, PictureLimits, decode_picture, read_picture
+from umair.picture import RGB, PictureError, PictureLimits, decode_picture
+from umair.picture_files import read_picture
 from umair.training.ahead import ahead
 
 UNSEEN, KEPT, BROKEN = 0, 1, 2  # states of a row

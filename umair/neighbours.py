@@ -5,13 +5,10 @@ N illustrations, P of them searched (the pool), Q queries, D vector width, K nei
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from umair.training.features import Features
 
 Indices = npt.NDArray[np.int64]
 Vectors = npt.NDArray[Any]  # fp16 on disk, float32 here
@@ -35,12 +32,6 @@ class NearestIllustrations:
         self._index = self._flat() if self.exact else self._inverted_file()
         for start in range(0, len(self.pool), _BLOCK_ROWS):
             self._index.add(self._directions(vector_ND[self.pool[start:start + _BLOCK_ROWS]]))
-
-    @classmethod
-    def of(cls, features: Features, modality: str, *, exact_most: int = EXACT_MOST) -> NearestIllustrations:
-        """Over all illustrations of a pack that have a semantic, style or text vector; queries are `illust_index`es."""
-        return cls(features.vectors[modality], *features.scales[modality], np.flatnonzero(features.known[modality]),
-                   exact_most=exact_most)
 
     def nearest(self, queries: Indices, count: int) -> tuple[Indices, npt.NDArray[np.float32]]:
         """neighbour_QK and cosine_QK of the illustrations `queries`, nearest first, never the query itself.
