@@ -33,6 +33,7 @@ from umair.weeks import Week
 from umair.world.gallery import jpeg
 from umair.world.grid import draw_grid
 
+STARTED = time.monotonic()
 ROOT = Path(__file__).parent.parent
 CONFIG, WEEK = "conf/experiments/encoders.yaml", "2026-W11"
 PAGE = ROOT / "docs/evidence/encoders.md"
@@ -49,37 +50,52 @@ FORMS: dict[str, dict[str, Any]] = {  # name -> what differs from the configurat
 }
 
 
+TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the configuration; all but the first with one seed
+    "tags and artists": (),
+    "tags alone (the paper's)": ("pretext.artists=0",),
+    "tags and artists through gram_sketch, log": ("image_encoder.style=gram_sketch", "image_encoder.style_log=true"),
+    "tags and artists through moments": ("image_encoder.style=moments",),
+}
+
+
 def main() -> None:
     given = _arguments()
     torch.set_num_threads(os.cpu_count() or 1)
     _run("umair", "world", "--config", CONFIG)
     _submit("ingest_tables")
     grid = _Grid(given.styles, given.contents, load_config(ROOT / CONFIG, [], Config))
-    lines = []
+    lines, precisions = [], {}
+    for weights, changes in TRAINED.items():
+        for seed in given.seeds if not changes else given.seeds[:1]:
+            facts, trained = _train(seed, changes)
+            precisions.setdefault(weights, []).append(facts["mean_average_precision"])
+            lines += grid.measure(seed, weights, trained)
     for seed in given.seeds:
-        override = f"pretext.seed={seed}"
-        _submit("pretrain_image_encoder", override)
-        job = Job(load_config(ROOT / CONFIG, [override], Config), Week.parse(WEEK))
-        folder = job.model_folder("pretrain_image_encoder")
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         torch.manual_seed(seed)
-        random = build_image_encoder(job.config.image_encoder)
-        trained = load_file(folder / "weights.safetensors")
-        lines += grid.measure(seed, "random", random.state_dict())
-        lines += [{**line, "pretext_map": facts["mean_average_precision"]} for line in grid.measure(seed, "trained", trained)]
+        lines += grid.measure(seed, "random", build_image_encoder(grid.config).state_dict())
     result = {"command": f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\"", "commit": present_commit(),
               "machine": machine_kind(), "date": time.strftime("%Y-%m-%d"), "styles": given.styles, "contents": given.contents,
-              "seeds": given.seeds, "lines": lines}
+              "seeds": given.seeds, "seconds": round(time.monotonic() - STARTED), "illustrations": grid.illustrations,
+              "mean_average_precision": precisions, "lines": lines}
+    PAGE.parent.mkdir(exist_ok=True)
     PAGE.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(_page(result), encoding="utf-8")
     print(json.dumps({"page": str(PAGE.relative_to(ROOT)), **_summary(lines)}))
+
+
+def _train(seed: int, changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Facts and weights of an encoder that the real job trains, unless it has done so."""
+    overrides = [f"pretext.seed={seed}", *changes]
+    _submit("pretrain_image_encoder", *overrides)
+    folder = Job(load_config(ROOT / CONFIG, overrides, Config), Week.parse(WEEK)).model_folder("pretrain_image_encoder")
+    return json.loads((folder / "facts.json").read_text(encoding="utf-8")), load_file(folder / "weights.safetensors")
 
 
 class _Grid:
     """The pictures of the grid as an encoder reads them, and what a set of weights makes of them."""
 
     def __init__(self, styles: int, contents: int, config: Config) -> None:
-        self.config = config.image_encoder
+        self.config, self.illustrations = config.image_encoder, config.world.illustrations
         pictures = list(draw_grid(styles, contents, config.world.picture_size, seed=0))
         self.style_N, self.content_N = (np.array([getattr(each, name) for each in pictures]) for name in ("style", "content"))
         files = (jpeg(each.pixels, config.world.jpeg_quality) for each in pictures)
@@ -111,49 +127,51 @@ class _Grid:
 
 
 def _summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    def best(vector: str, measure: str, **fixed: str) -> float:
-        mine = [line for line in lines if line["vector"] == vector and all(line[key] == value for key, value in fixed.items())]
-        means: dict[tuple[str, str], list[float]] = {}
-        for line in mine:
-            means.setdefault((line["form"], line["scaling"]), []).append(line[measure]["mean"])
-        return round(max(float(np.mean(values)) for values in means.values()), 4)
+    """Means over seeds; of several forms the paper's, of both scalings the better."""
+    def best(measure: str, weights: str, vector: str) -> float:
+        mine = [line for line in lines if line["weights"] == weights and line["vector"] == vector
+                and line["form"] in ("", next(iter(FORMS)))]
+        scalings = {line["scaling"] for line in mine}
+        return round(max(float(np.mean([line[measure]["mean"] for line in mine if line["scaling"] == scaling]))
+                         for scaling in scalings), 4)
 
-    paper = next(iter(FORMS))
-    return {"style_finds_style": best("style", "finds_style", weights="trained"),
-            "paper_style_finds_style": best("style", "finds_style", weights="trained", form=paper),
-            "semantic_finds_content": best("semantic", "finds_content", weights="trained"),
-            "random_style_finds_style": best("style", "finds_style", weights="random"),
-            "random_semantic_finds_content": best("semantic", "finds_content", weights="random")}
+    return {f"{weights}: {vector} {measure.replace('_', ' ')}": best(measure, weights, vector)
+            for weights in (next(iter(TRAINED)), "tags alone (the paper's)", "random")
+            for vector in ("style", "semantic") for measure in ("finds_style", "finds_content")}
 
 
 def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
 
-Written by `{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
+Written by `{result['command']}` in {result['seconds'] / 60:.0f} minutes on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
 
 A grid of {result['styles']} styles x {result['contents']} contents, each picture painted once and none of them trained on. For each picture,
 its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, the share with the same style (chance
 {first['finds_style']['chance']:.3f}). *Finds content*: among pictures of other styles, the share with the same content (chance
-{first['finds_content']['chance']:.3f}). Means over {len(result['seeds'])} training seeds ({', '.join(map(str, result['seeds']))}), lowest to highest seed
-in brackets, and the 95 % interval of the first seed over resampled styles or contents.
-The encoder is that of conf/local.yaml, trained on tags of 4,000 drawn illustrations (mean average precision on held-out ones
-{_spread([line['pretext_map'] for line in lines if 'pretext_map' in line])}); random: the same network with fresh weights.
+{first['finds_content']['chance']:.3f}). Each is the mean over training seeds, with the lowest and the highest seed where there are several
+({', '.join(map(str, result['seeds']))}); in brackets the 95 % interval of the first seed over resampled styles or contents.
+
+The encoder is that of conf/local.yaml, trained on {result['illustrations']:,} drawn illustrations (conf/experiments/encoders.yaml); each set of weights
+is read out through every form of the style vector. Trained through a form: the artists were told apart by it.
 """]
-    for weights in ("trained", "random"):
-        text.append(f"## {weights.capitalize()} weights\n\n| vector | width | cosine of | finds style | finds content |\n|---|---|---|---|---|")
+    for weights in dict.fromkeys(line["weights"] for line in lines):
+        found = result["mean_average_precision"].get(weights)
+        learnt = f"; mean average precision of tags on held-out illustrations {_spread(found)}" if found else ", never trained"
+        text.append(f"## Weights: {weights}{learnt}\n\n| vector | width | cosine of vectors | finds style | finds content |\n"
+                    "|---|---|---|---|---|")
         keys = dict.fromkeys((line["vector"], line["form"], line["scaling"]) for line in lines if line["weights"] == weights)
         for key in keys:
             mine = [line for line in lines if (line["vector"], line["form"], line["scaling"]) == key and line["weights"] == weights]
-            cells = [f"{_spread([line[name]['mean'] for line in mine])}, {mine[0][name]['low']:.3f} to {mine[0][name]['high']:.3f}"
+            cells = [f"{_spread([line[name]['mean'] for line in mine])} [{mine[0][name]['low']:.3f}, {mine[0][name]['high']:.3f}]"
                      for name in ("finds_style", "finds_content")]
-            text.append(f"| {' '.join(key[:2]).strip()} | {mine[0]['width']} | vectors {key[2]} | {cells[0]} | {cells[1]} |")
+            text.append(f"| {' '.join(key[:2]).strip()} | {mine[0]['width']} | {key[2]} | {cells[0]} | {cells[1]} |")
         text.append("")
     return "\n".join(text)
 
 
 def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
 
 
 def _arguments() -> argparse.Namespace:

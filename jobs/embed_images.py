@@ -6,7 +6,7 @@ spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [sect
 from typing import Any
 
 from umair.embedding.drift import MODALITIES, measure_drift, require_coverage
-from umair.embedding.images import count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
+from umair.embedding.images import EmbeddingRun, count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
 from umair.job import Job, log, main, require_finished
 from umair.picture_files import require_root
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
@@ -24,13 +24,15 @@ def embed_images(job: Job) -> dict[str, Any]:
     todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)
     newest = vectors is None or job.store.snapshot(IMAGE_VECTORS.name).facts["week"] <= str(job.week)
     gone = None if vectors is None else withdrawn_pictures(illustrations, vectors, absent=newest)
-    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, folder, root, config) as embedded:
+    run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"))
+    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, run) as embedded:
         for name, update in embedded.updates.items():
             job.commit(name, update.frame, append=update.append, encoder=encoder)
     facts = {**embedded.facts, **count_pictures(illustrations)}
     tried = facts["rows"]
-    log.info("pictures: %d new, %d changed, %d retried, of which %d set aside; %d withdrawn, %d known, %d illustrations "
-             "without", *tried.values(), sum(facts["rejects"].values()), facts["withdrawn"],
+    log.info("pictures: %d new, %d changed, %d retried, of which %d set aside and %d taken over from a run that was killed; "
+             "%d withdrawn, %d known, %d illustrations without", *tried.values(), sum(facts["rejects"].values()),
+             facts["resumed"], facts["withdrawn"],
              facts["with_picture"] - sum(tried.values()), facts["without_picture"])
     before = _encoder_before(job, encoder)
     if before is not None:

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from umair.embedding.drift import measure_drift, require_coverage
 from umair.embedding.image_worker import EMBEDDED, embed_frames, judge, open_encoder
 from umair.embedding.images import (
+    EmbeddingRun,
     EmbedImagesConfig,
     count_pictures,
     current_vectors,
@@ -88,8 +89,8 @@ class Site:
               absent: bool = True) -> dict[str, Any]:
         vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
         gone = None if vectors is None else withdrawn_pictures(self.illustrations, vectors, absent=absent)
-        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, gone, self.encoder_folder, str(self.images),
-                               config) as embedded:
+        run = EmbeddingRun(self.encoder_folder, str(self.images), config, self.store.unfinished("embed_images"))
+        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, gone, run) as embedded:
             for name, update in embedded.updates.items():
                 if name in only:
                     folder = self.store.staging(name)
@@ -309,6 +310,28 @@ def test_killed_between_the_two_commits_it_finishes_without_loss_or_double(site:
 
 
 # ---------------------------------------------------------------- refusals
+def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:
+    for key in range(6):
+        site.put(key, picture_bytes(key))
+    site.put(6, b"no picture")
+    left = site.store.unfinished("embed_images") / site.encoder / "run-000"
+    done = site.todo().filter("illust_id IN (0, 1, 2, 3, 6)")
+    embed_pictures(done, site.encoder_folder, str(site.images), CONFIG).withColumn(  # marked, to be known again
+        "style", F.expr("transform(style, x -> 7f)")).write.parquet(str(left))
+    (left / "_temporary" / "0").mkdir(parents=True)  # as a kill leaves it
+    site.put(2, picture_bytes(22))  # changed since
+    site.rows.pop(3)  # withdrawn since
+    facts = site.embed()
+    assert facts["resumed"] == 2
+    assert facts["rows"] == {"new": 6, "changed": 0, "retried": 0}
+    assert site.rejects() == {"6": "not_an_image"}  # tried again, as it might have been mended
+    vectors = site.vectors()
+    assert vectors["illust_id"].tolist() == [0, 1, 2, 4, 5]
+    assert [set(style) == {7.0} for style in vectors["style"]] == [True, True, False, False, False]
+    assert not site.store.unfinished("embed_images").exists()
+    assert site.embed()["rows"]["new"] == 0
+
+
 def test_too_many_rejects_stop_the_run_with_nothing_committed(site: Site) -> None:
     for key in range(8):
         site.put(key, b"<html>" if key in (2, 5, 6) else picture_bytes(key))

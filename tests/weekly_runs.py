@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +48,9 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | None = None) -> Run:
-    """spark-submit jobs/`job`.py; SIGKILLs the whole process group when a line matches the pattern `kill_at`."""
+def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | None = None, kill_on: str | None = None) -> Run:
+    """spark-submit jobs/`job`.py; SIGKILLs the whole process group when a line matches the pattern `kill_at`, or when a
+    file appears that matches `kill_on`."""
     command = [str(Path(sys.prefix) / "bin" / "spark-submit"), "--driver-java-options",
                "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC", str(ROOT / "jobs" / f"{job}.py"),
                "--config", str(config), "--week", week, *overrides]
@@ -58,6 +61,8 @@ def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | No
                           cwd=ROOT, start_new_session=True) as process:
         timer = threading.Timer(400, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
+        watcher = threading.Thread(target=_kill_on, args=(process, kill_on))
+        watcher.start()
         lines, killed = [], False
         assert process.stdout is not None
         for line in process.stdout:
@@ -67,4 +72,13 @@ def submit(job: str, config: Path, week: str, *overrides: str, kill_at: str | No
                 killed = True
         code = process.wait()
         timer.cancel()
-    return Run(code, "".join(lines), killed)
+        watcher.join()
+    return Run(code, "".join(lines), killed or (kill_on is not None and code < 0))
+
+
+def _kill_on(process: subprocess.Popen[str], pattern: str | None) -> None:
+    while pattern and process.poll() is None:
+        if glob.glob(pattern):
+            os.killpg(process.pid, signal.SIGKILL)
+            return
+        time.sleep(0.01)

@@ -60,7 +60,8 @@ class Step:
 
 
 class Store:
-    """Everything below one root folder, which all nodes see: tables/, encoders/, rankers/, report/, steps/."""
+    """Everything below one root folder, which all nodes see: tables/, encoders/, rankers/, report/,
+    steps/ and, while a step that was killed waits to go on, unfinished/."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
@@ -83,6 +84,10 @@ class Store:
         folder = self._table(name) / f"part-{uuid.uuid4().hex[:12]}"
         self._sweep(name)
         return folder
+
+    def unfinished(self, step: str) -> Path:
+        """Where a step leaves what a later run of it can go on with; the step deletes it when it is done."""
+        return self.root / "unfinished" / step
 
     def commit(self, name: str, folder: Path, facts: dict[str, Any], *, append: bool = False) -> Snapshot:
         """Makes the Parquet files of `folder` the table's new version (or part of it), all or nothing.

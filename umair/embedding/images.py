@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ PHASES = ("read", "decode", "encode")
 REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+TASKS_COMMIT_ALONE = "mapreduce.fileoutputcommitter.algorithm.version"  # 2: not all together at the end of the job
+SAME_PICTURE = ["illust_id", "illust_index", "state"]
 TASKS_A_SLOT = 4  # evens out partitions of large and small pictures
 
 
@@ -37,6 +40,15 @@ class Update(NamedTuple):
 
     frame: DataFrame
     append: bool
+
+
+class EmbeddingRun(NamedTuple):
+    """What embeds pictures: an encoder's folder, where the pictures lie, how, and where unfinished work waits."""
+
+    folder: Path | str
+    image_root: str
+    config: EmbedImagesConfig
+    unfinished: Path  # all nodes see it
 
 
 class EmbeddedPictures(NamedTuple):
@@ -104,25 +116,47 @@ def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config:
 
 @contextlib.contextmanager
 def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, withdrawn: DataFrame | None,
-                      folder: Path | str, image_root: str, config: EmbedImagesConfig) -> Iterator[EmbeddedPictures]:
-    """Embeds every row of `pictures_to_embed` once and holds the result on the executors' disks inside the `with` block.
-    The vectors of `withdrawn_pictures` go, by whatever encoder.
+                      run: EmbeddingRun) -> Iterator[EmbeddedPictures]:
+    """Embeds every row of `pictures_to_embed` once; what comes out lies below `run.unfinished` until the `with` block has
+    ended well. The vectors of `withdrawn_pictures` go, by whatever encoder.
 
+    Killed and run again, it takes over the partitions that were finished, but for rejects and pictures that have changed.
     Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
     """
-    spark, encoder = todo.sparkSession, read_facts(Path(folder))["fingerprint"]
-    require_device(spark, config.device)
-    with _arrow_rows(spark, config.batch):
-        embedded = embed_pictures(todo, folder, image_root, config).persist(StorageLevel.DISK_ONLY)
-        try:
-            facts = {**_count(embedded), "withdrawn": withdrawn.count() if withdrawn is not None else 0}  # this runs it
-            _require_few_rejects(facts, embedded, config)
-            kept = vectors
-            if vectors is not None and withdrawn is not None:
-                kept = vectors.join(withdrawn, "illust_id", how="left_anti")
-            yield EmbeddedPictures(_updates(embedded, kept, rejects, encoder, facts), facts)
-        finally:
-            embedded.unpersist()
+    encoder = read_facts(Path(run.folder))["fingerprint"]
+    require_device(todo.sparkSession, run.config.device)
+    usable = _left_by_killed_runs(todo, run.unfinished / encoder).persist(StorageLevel.DISK_ONLY)
+    try:
+        resumed = usable.count()
+        rest = todo.join(usable.select(*SAME_PICTURE), SAME_PICTURE, how="left_anti") if resumed else todo
+        embedded = _embed(rest, run, run.unfinished / encoder).unionByName(usable)
+        facts = {**_count(embedded), "resumed": resumed, "withdrawn": withdrawn.count() if withdrawn is not None else 0}
+        _require_few_rejects(facts, embedded, run.config)
+        kept = vectors
+        if vectors is not None and withdrawn is not None:
+            kept = vectors.join(withdrawn, "illust_id", how="left_anti")
+        yield EmbeddedPictures(_updates(embedded, kept, rejects, encoder, facts), facts)
+        shutil.rmtree(run.unfinished)
+    finally:
+        usable.unpersist()
+
+
+def _left_by_killed_runs(todo: DataFrame, unfinished: Path) -> DataFrame:
+    """Rows of EMBEDDED that need not be made again: with vectors, of pictures of `todo` that are as they were."""
+    left = [str(folder) for folder in sorted(unfinished.glob("run-*")) if any(folder.glob("*.parquet"))]
+    if not left:
+        return todo.sparkSession.createDataFrame([], EMBEDDED)
+    found = todo.sparkSession.read.schema(EMBEDDED).parquet(*left).filter("rule IS NULL").dropDuplicates(SAME_PICTURE)
+    return found.join(todo.select(*SAME_PICTURE), SAME_PICTURE, how="left_semi").select(found.columns)
+
+
+def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: Path) -> DataFrame:
+    """Embeds into a new folder below `unfinished`, in which a task's file appears, whole, as soon as the task is done."""
+    folder = unfinished / f"run-{len(list(unfinished.glob('run-*'))):03d}"
+    with _arrow_rows(todo.sparkSession, run.config.batch):
+        embedded = embed_pictures(todo, run.folder, run.image_root, run.config)
+        embedded.write.option("compression", "zstd").option(TASKS_COMMIT_ALONE, "2").parquet(str(folder))
+    return todo.sparkSession.read.schema(EMBEDDED).parquet(str(folder))
 
 
 def require_device(spark: SparkSession, device: str) -> None:

@@ -34,7 +34,7 @@ class PretextConfig(TaggedConfig):
     warm_up: float = Field(0.05, ge=0, lt=1)  # share of the steps until then; afterwards a cosine down to 0
     loss: Literal["bce", "focal"] = "bce"
     focal_gamma: float = Field(2.0, ge=0)  # of the focal loss: 0 is bce
-    artist_weight: float = Field(0.3, gt=0)  # of the cross-entropy over artists, where `artists` are told apart
+    artist_weight: float = Field(0.002, gt=0)  # of the cross-entropy over artists, where `artists` are told apart (009)
     flip: bool = True  # half the pictures, left to right: changes neither content nor style
     shift: float = Field(0.05, ge=0, lt=0.5)  # of the picture's size, at most, in each direction
 
