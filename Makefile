@@ -50,7 +50,7 @@ types: $(VENV)/.ready ## mypy, strict, on umair/
 	@$(RUN) mypy
 
 bench-embed: $(VENV)/.ready ## benchmarks/results/embed.json: Spark against a bare loop over the same encoder
-	@$(JAVA) && $(RUN) python benchmarks/embed.py
+	@$(JAVA) && $(RUN) python benchmarks/embed.py $(if $(wildcard $(DATA)/movies.csv),--movies $(DATA)/movies.csv)
 
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)

@@ -1,6 +1,6 @@
 """Embedding through Spark against a bare loop over the same encoder: benchmarks/results/embed.json (make bench-embed).
 
-    python benchmarks/embed.py [--pictures 2000] [--repeats 3]
+    python benchmarks/embed.py [--pictures 3000] [--repeats 3] [--movies FILE]
 
 Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
 before the clock starts. The bare loop decodes one batch ahead in threads, as the Spark worker does, and writes nothing.
@@ -9,6 +9,7 @@ before the clock starts. The bare loop decodes one batch ahead in threads, as th
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import json
 import shutil
@@ -24,21 +25,22 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from where import machine_kind, present_commit
 
 from umair.config import load_config
 from umair.embedding import images, texts
 from umair.embedding.image_worker import EmbedImagesConfig, encode, load_picture
 from umair.embedding.texts import EmbedTextsConfig
+from umair.evidence import ROOT, provenance
 from umair.job import Config, start_spark
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder
 from umair.model.text_encoder import build_text_encoder, clean_text, load_text_encoder, save_text_encoder, text_encoder_facts
 from umair.storage import read_facts, write_folder
+from umair.world.config import WorldConfig
+from umair.world.factors import draw_illustrations
 from umair.world.gallery import jpeg
 from umair.world.grid import draw_grid
 from umair.world.words import term_pairs
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/embed.json"
 THREADS = 2
 TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(1, 1), style_blocks=1)
@@ -54,8 +56,7 @@ def main() -> None:
     try:
         local = load_config(ROOT / "conf/local.yaml", [], Config)
         result: dict[str, Any] = {
-            "command": "make bench-embed", "commit": present_commit(), "machine": machine_kind(), "date": time.strftime("%Y-%m-%d"),
-            "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
+            **provenance("make bench-embed"), "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
         result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, given)
                             for place, (name, (encoder, size)) in enumerate(CASES.items())}
         result["growth"] = _growth(spark, folder / "0", given.pictures // 4)
@@ -177,9 +178,32 @@ def _texts(spark: Any, folder: Path, local: Config, given: argparse.Namespace) -
         way()
     rates = {name: [len(unique) / _timed(way) for _ in range(given.repeats)] for name, way in ways.items()}
     middle = {name: statistics.median(each) for name, each in rates.items()}
+    uses = {"tags of 6,000 drawn illustrations": _drawn_tags(6_000)}
+    if given.movies:
+        uses[f"genres of {given.movies.name}"] = _genres(given.movies)
     assert read_facts(folder)["width"] == encoder.get_embedding_dimension()
     return {"texts": len(unique), "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
-            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
+            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3),
+            "once_per_text": {name: _once_per_text(encoder, config.batch, tags) for name, tags in uses.items()}}
+
+
+def _once_per_text(encoder: Any, batch: int, tags: list[str]) -> dict[str, Any]:
+    """What it gains to embed each text once, however often it is used."""
+    unique = sorted(set(tags))
+    seconds = [_timed(lambda texts=texts: encoder.encode(texts, batch_size=batch, show_progress_bar=False))
+               for texts in (tags, unique)]
+    return {"uses": len(tags), "texts": len(unique), "seconds_each_use": round(seconds[0], 2),
+            "seconds_each_text": round(seconds[1], 2), "gain": round(seconds[0] / seconds[1], 1)}
+
+
+def _drawn_tags(count: int) -> list[str]:
+    drawn = draw_illustrations(WorldConfig(illustrations=count, users=20, views=400))
+    return [tag for place in range(count) for tag in drawn.tags_of(place)]
+
+
+def _genres(file: Path) -> list[str]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [genre for row in csv.DictReader(lines) for genre in row["genres"].split("|")]
 
 
 def _timed(way: Callable[[], Any]) -> float:
@@ -190,7 +214,8 @@ def _timed(way: Callable[[], Any]) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=2_000)
+    parser.add_argument("--pictures", type=int, default=3_000)
+    parser.add_argument("--movies", type=Path, help="MovieLens's movies.csv, for the tag distribution of a real catalogue")
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 

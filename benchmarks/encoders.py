@@ -16,16 +16,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from where import machine_kind, present_commit
 
 from umair.config import load_config
 from umair.evaluation.retrieval import Precision, precision_among_others, standardised
+from umair.evidence import ROOT, origin, provenance, spread, write_evidence
 from umair.job import Config, Job
 from umair.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder, to_pixels
 from umair.picture import decode_picture
@@ -34,7 +33,6 @@ from umair.world.gallery import jpeg
 from umair.world.grid import draw_grid
 
 STARTED = time.monotonic()
-ROOT = Path(__file__).parent.parent
 CONFIG, WEEK = "conf/experiments/encoders.yaml", "2026-W11"
 PAGE = ROOT / "docs/evidence/encoders.md"
 NEAR = 10
@@ -73,14 +71,10 @@ def main() -> None:
     for seed in given.seeds:
         torch.manual_seed(seed)
         lines += grid.measure(seed, "random", build_image_encoder(grid.config).state_dict())
-    result = {"command": f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\"", "commit": present_commit(),
-              "machine": machine_kind(), "date": time.strftime("%Y-%m-%d"), "styles": given.styles, "contents": given.contents,
-              "seeds": given.seeds, "seconds": round(time.monotonic() - STARTED), "illustrations": grid.illustrations,
+    result = {**provenance(f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\""), "styles": given.styles,
+              "contents": given.contents, "seeds": given.seeds, "seconds": round(time.monotonic() - STARTED), "illustrations": grid.illustrations,
               "mean_average_precision": precisions, "lines": lines}
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(_page(result), encoding="utf-8")
-    print(json.dumps({"page": str(PAGE.relative_to(ROOT)), **_summary(lines)}))
+    write_evidence(PAGE, result, _page(result), _summary(lines))
 
 
 def _train(seed: int, changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -144,7 +138,7 @@ def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
 
-Written by `{result['command']}` in {result['seconds'] / 60:.0f} minutes on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
+{origin(result)} It took {result['seconds'] / 60:.0f} minutes.
 
 A grid of {result['styles']} styles x {result['contents']} contents, each picture painted once and none of them trained on. For each picture,
 its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, the share with the same style (chance
@@ -157,21 +151,17 @@ is read out through every form of the style vector. Trained through a form: the 
 """]
     for weights in dict.fromkeys(line["weights"] for line in lines):
         found = result["mean_average_precision"].get(weights)
-        learnt = f"; mean average precision of tags on held-out illustrations {_spread(found)}" if found else ", never trained"
+        learnt = f"; mean average precision of tags on held-out illustrations {spread(found)}" if found else ", never trained"
         text.append(f"## Weights: {weights}{learnt}\n\n| vector | width | cosine of vectors | finds style | finds content |\n"
                     "|---|---|---|---|---|")
         keys = dict.fromkeys((line["vector"], line["form"], line["scaling"]) for line in lines if line["weights"] == weights)
         for key in keys:
             mine = [line for line in lines if (line["vector"], line["form"], line["scaling"]) == key and line["weights"] == weights]
-            cells = [f"{_spread([line[name]['mean'] for line in mine])} [{mine[0][name]['low']:.3f}, {mine[0][name]['high']:.3f}]"
+            cells = [f"{spread([line[name]['mean'] for line in mine])} [{mine[0][name]['low']:.3f}, {mine[0][name]['high']:.3f}]"
                      for name in ("finds_style", "finds_content")]
             text.append(f"| {' '.join(key[:2]).strip()} | {mine[0]['width']} | {key[2]} | {cells[0]} | {cells[1]} |")
         text.append("")
     return "\n".join(text)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
 
 
 def _arguments() -> argparse.Namespace:

@@ -117,6 +117,21 @@ def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> 
     assert "pretrain_image_encoder" not in json.loads(run.text.strip().splitlines()[-1])["steps_run"]
 
 
+def test_a_new_encoder_embeds_all_beside_the_old_vectors_and_says_how_far_they_moved(config: Path, store: Store) -> None:
+    before = rows_of(store, "image_vectors")
+    for job in ("pretrain_image_encoder", "embed_images"):
+        run = submit(job, config, NEXT_WEEK, "pretext.epochs=0", "pretext.seed=1")
+        assert run.code == 0, run.text[-4000:]
+    assert re.search(r"image vectors: a new encoder, \w+ instead of \w+; of an illustration's ten nearest stay: semantic \d+%", run.text)
+    after = rows_of(store, "image_vectors")
+    assert set(before) < set(after)
+    assert len(after) == len(set(after)) == 2 * len(before)
+    ledger = max(store.root.glob(f"steps/{NEXT_WEEK}/embed_images-*.json"), key=lambda path: path.stat().st_mtime)
+    found = json.loads(ledger.read_text(encoding="utf-8"))["outputs"]["new_encoder"]
+    assert found["coverage"] == {"before": len(before), "after": len(before)}
+    assert 0 < found["style"]["overlap"] < 1
+
+
 @pytest.mark.parametrize(("overrides", "said"), [
     (["trainin.epochs=1"], "unknown key 'trainin'.*did you mean 'training'"),
     (["training.epochs=many"], "key 'training.epochs'.*valid integer"),

@@ -7,12 +7,9 @@ DATA holds tags.csv (id,tags: "<hair> hair <eyes> eyes") and images/<id>.jpg. Wr
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,11 @@ import pyarrow.parquet as pq
 
 from umair.config import load_config
 from umair.errors import ConfigError, ContractError, UmairError
+from umair.evidence import ROOT, evidence_parser, origin, provenance, write_evidence
 from umair.job import Config, start_logging, start_spark
 from umair.training.pretext_loop import train_pretext
 from umair.training.ranks import run_ranks
 from umair.training.tagged_pictures import Catalogue
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from where import machine_kind, present_commit  # noqa: E402  a script beside the benchmarks, no package
 
 PAGE = ROOT / "docs/evidence/faces.md"
 LABEL = re.compile(r"^(.+ hair) (.+ eyes)$")
@@ -37,7 +31,7 @@ WHAT_TO_DO = "give the folder with tags.csv and images/"
 
 
 def main() -> None:
-    given = _arguments()
+    given = evidence_parser(__doc__ or "", ROOT / "conf/faces.yaml").parse_args()
     start_logging()
     config = load_config(given.config, [], Config)
     table = read_faces(given.data)
@@ -47,12 +41,9 @@ def main() -> None:
     pq.write_table(table, file)
     spark = start_spark(config.spark)
     runs = [_train(spark, config, Catalogue([str(file)], str(given.data.absolute())), seed) for seed in given.seeds]
-    result = {"command": f"make faces SEEDS=\"{' '.join(map(str, given.seeds))}\"", "date": time.strftime("%Y-%m-%d"), "commit": present_commit(),
-              "machine": machine_kind(), "pictures": len(table), "epochs": config.pretext.epochs, "seeds": given.seeds, "runs": runs}
-    PAGE.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(_page(result), encoding="utf-8")
-    print(json.dumps({"page": str(PAGE.relative_to(ROOT)), **{name: round(float(np.mean([run[name] for run in runs])), 4) for name in (
-        "mean_average_precision", "baseline_mean_average_precision", "seconds")}}))
+    result = {**provenance(f"make faces SEEDS=\"{' '.join(map(str, given.seeds))}\""), "pictures": len(table), "epochs": config.pretext.epochs, "seeds": given.seeds, "runs": runs}
+    measures = ("mean_average_precision", "baseline_mean_average_precision", "seconds")
+    write_evidence(PAGE, result, _page(result), {name: round(float(np.mean([run[name] for run in runs])), 4) for name in measures})
 
 
 def read_faces(data: Path) -> pa.Table:
@@ -88,7 +79,7 @@ def _page(result: dict[str, Any]) -> str:
                      f"{run['held_rows']} | {run['train_rows']} | {run['tags']} | {run['seconds']:.0f} |" for run in result["runs"])
     return f"""# Hair and eye colours of faces
 
-Written by `{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
+{origin(result)}
 
 {result['pictures']:,} anime faces of 64 x 64 pixels with machine-made labels, {result['epochs']} epochs of the tag pretext from random weights. Mean average
 precision over the tags on faces held out; the baseline ranks faces by the tag's frequency, which is the same for all.
@@ -97,14 +88,6 @@ precision over the tags on faces held out; the baseline ranks faces by the tag's
 |---|---|---|---|---|---|---|
 {rows}
 """
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--config", default=str(ROOT / "conf/faces.yaml"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

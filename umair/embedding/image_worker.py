@@ -36,7 +36,7 @@ class EmbedImagesConfig(Section):
     threads: int = Field(4, gt=0)  # that read and decode, in each Spark task
     torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
     prefetch: bool = True  # read and decode the next batch while the encoder works on this one
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the encoder's products; sums stay float32
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the encoder's products; Gram sums stay float32
     compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU
     partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
     device: Literal["cpu", "cuda"] = "cpu"
@@ -159,7 +159,7 @@ def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncode
 def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: str = "float32") -> tuple[Vectors, Vectors]:
     """semantic_BS and style_BY, rounded to fp16 and held as float32; beyond fp16's range they are infinite."""
     device = encoder.pixel_mean.device
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.inference_mode(), torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
         vectors = encoder(to_pixels(pictures_BHWC).to(device))
     semantic_BS, style_BY = (vector.half().float().cpu().numpy() for vector in vectors)
     return semantic_BS, style_BY

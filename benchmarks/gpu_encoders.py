@@ -1,0 +1,160 @@
+"""Pictures a second through ResNet-101 with semantic and style vectors: benchmarks/results/gpu_encoders.json.
+
+    python benchmarks/gpu_encoders.py [--device cuda] [--sizes 224 512] [--batch 256] [--seconds 3]
+
+Needs torch, transformers and Pillow alone, so that it runs on any GPU machine from a checkout; umair's own part, the style
+vector, is imported from there. Each case is compared with the bare forward pass of the same size within this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from umair.model.painting_style import style_vector  # noqa: E402  the checkout's, which need not be installed
+
+RESULTS = ROOT / "benchmarks/results/gpu_encoders.json"
+RESNET_101 = {"depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048], "embedding_size": 64, "layer_type": "bottleneck"}
+STYLE_BLOCKS = 3
+WARM_UP, REPEATS = 3, 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the encoder. `style`: Gram matrices of the first three blocks, pooled, beside the semantic vector."""
+
+    precision: str = "bfloat16"
+    channels_last: bool = True
+    compiled: bool = False
+    style: bool = True
+    decoding: bool = False  # from JPEG in threads, one batch ahead
+
+
+BARE = Case(style=False)
+CASES = (BARE, Case(), Case(precision="float32"), Case(precision="float32", channels_last=False), Case(channels_last=False),
+         Case(compiled=True, style=False), Case(compiled=True), Case(decoding=True), Case(compiled=True, decoding=True))
+
+
+class Encoder(nn.Module):
+    """pixels_BCHW uint8 -> semantic_B2048 and, with style, style_B256 (UMAIR-FPS, equations 3 and 4)."""
+
+    def __init__(self, *, style: bool) -> None:
+        super().__init__()
+        self.network, self.style = ResNetModel(ResNetConfig(**RESNET_101)), style
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, ...]:
+        maps_BCHW = self.network.embedder(pixels_BCHW.float() / 255)
+        shallow = []
+        for number, stage in enumerate(self.network.encoder.stages):
+            for block in stage.layers:
+                maps_BCHW = block(maps_BCHW)
+                if self.style and number == 0 and len(shallow) < STYLE_BLOCKS:
+                    shallow.append(maps_BCHW)
+        semantic_BS = maps_BCHW.float().mean((2, 3))
+        return (semantic_BS, style_vector(shallow)) if self.style else (semantic_BS,)
+
+
+def main() -> None:
+    given = _arguments()
+    torch.manual_seed(0)
+    device = torch.device(given.device)
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/gpu_encoders.py --device {given.device} --batch {given.batch}", "date": time.strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "cores": os.cpu_count(),
+        "torch": torch.__version__, "batch": given.batch, "cases": []}
+    for size in given.sizes:
+        rates: dict[Case, float] = {}
+        for case in CASES:
+            rates[case] = _rate(case, size, given.batch, given.seconds, device)
+            line = {"size": size, **asdict(case), "pictures_per_second": round(rates[case], 1),
+                    "over_bare": round(rates[case] / rates[BARE], 3)}
+            print(json.dumps(line), file=sys.stderr, flush=True)
+            result["cases"].append(line)
+    RESULTS.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": {
+        size: max(line["pictures_per_second"] for line in result["cases"] if line["size"] == size) for size in given.sizes}}))
+
+
+def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.device) -> float:
+    """The median over REPEATS of pictures a second; loading, compiling and warming up are not timed."""
+    encoder = Encoder(style=case.style).eval().to(device)
+    if case.channels_last:
+        encoder = encoder.to(memory_format=torch.channels_last)
+    run = torch.compile(encoder) if case.compiled else encoder
+    with ThreadPoolExecutor(os.cpu_count()) as threads, torch.inference_mode(), \
+            torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
+        batches = _decoded(size, batch, threads) if case.decoding else _in_memory(size, batch, device, case.channels_last)
+
+        def step() -> None:
+            run(next(batches).to(device, non_blocking=True))
+
+        for _ in range(WARM_UP):
+            step()
+        steps = max(1, round(seconds / REPEATS / _timed(step, 1, device)))
+        return batch * steps / statistics.median(_timed(step, steps, device) for _ in range(REPEATS))
+
+
+def _timed(step: Callable[[], None], count: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _in_memory(size: int, batch: int, device: torch.device, channels_last: bool) -> Iterator[Tensor]:
+    pixels_BCHW = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+    if channels_last:
+        pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
+    while True:
+        yield pixels_BCHW
+
+
+def _decoded(size: int, batch: int, threads: ThreadPoolExecutor) -> Iterator[Tensor]:
+    """Batches of JPEGs a quarter larger than `size`, decoded and resized while the encoder works on the batch before."""
+    stream = io.BytesIO()
+    noise = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).resize((size * 5 // 4,) * 2, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    file = stream.getvalue()
+
+    def decode(_: int) -> Tensor:
+        image = Image.open(io.BytesIO(file)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3)
+
+    coming = threads.map(decode, range(batch))
+    while True:
+        ready, coming = coming, threads.map(decode, range(batch))
+        yield torch.stack(list(ready)).permute(0, 3, 1, 2)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each case")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Evidence: figures with the command, commit, machine and day that made them, as JSON and as a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent  # of the checkout
+
+
+def evidence_parser(doc: str, config: Path) -> argparse.ArgumentParser:
+    """DATA, --config and --seeds, as every script takes them that makes evidence from a data set."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--config", default=str(config))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    return parser
+
+
+def provenance(command: str) -> dict[str, str]:
+    """command, commit, machine and date, to stand beside what was measured."""
+    return {"command": command, "commit": present_commit(), "machine": machine_kind(), "date": time.strftime("%Y-%m-%d")}
+
+
+def origin(result: dict[str, Any]) -> str:
+    """The line of a page that says where its figures come from."""
+    return (f"Written by `{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}. "
+            "Do not edit.")
+
+
+def write_evidence(page: Path, result: dict[str, Any], text: str, summary: dict[str, Any]) -> None:
+    """Writes the page and, beside it, all figures as JSON; prints the summary as the last line."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+    print(json.dumps({"page": str(page.relative_to(ROOT)), **summary}))  # noqa: T201  for the terminal
+
+
+def spread(values: list[float]) -> str:
+    """The mean and, of several values, the lowest and the highest."""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+
+
+def present_commit() -> str:
+    """The commit of the working tree, with + when something is changed."""
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=ROOT).stdout
+
+    changed = git("status", "--porcelain", "--untracked-files=no").strip()
+    return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+
+
+def machine_kind() -> str:
+    """Cores, processor, GPU, memory."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {model}{gpu}, {memory:.0f} GiB"
