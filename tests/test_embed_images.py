@@ -140,6 +140,8 @@ def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
     assert sum(part["rows"] for part in facts["partitions"]) == 8
     assert len(facts["partitions"]) == 2
     assert min(facts["seconds"].values()) > 0
+    assert all(part["pictures_per_second"] == pytest.approx(part["rows"] / part["task"], rel=0.05) for part in facts["partitions"])
+    assert facts["seconds"]["task"] > facts["seconds"]["encode"]
     assert count_pictures(site.illustrations) == {"with_picture": 8, "without_picture": 1}
 
 

@@ -26,7 +26,7 @@ from umair.picture_files import read_picture
 
 EMBEDDED = ("illust_id bigint, illust_index int, state string, reason string, semantic array<float>, style array<float>, "
             "sha256 string, rule string, value string, partition int, read_seconds double, decode_seconds double, "
-            "encode_seconds double")  # rule and value are null where there are vectors; seconds are this row's share
+            "encode_seconds double, task_seconds double")  # no rule where there are vectors; seconds: this row's share
 
 
 class EmbedImagesConfig(Section):
@@ -87,9 +87,11 @@ def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: st
             return batch, [threads.submit(load, image, content)
                            for image, content in zip(batch["image"], batch["image_content"], strict=True)]
 
-        started = map(start, _batches(frames, config.batch))
+        started, now = map(start, _batches(frames, config.batch)), time.perf_counter()
         for batch, coming in one_ahead(started) if config.prefetch else started:
-            yield encode_batch(batch, [future.result() for future in coming], encoder(), config.precision)
+            embedded = encode_batch(batch, [future.result() for future in coming], encoder(), config.precision)
+            before, now = now, time.perf_counter()
+            yield embedded.assign(task_seconds=(now - before) / len(embedded))
 
 
 def one_ahead(started: Iterator[Started]) -> Iterator[Started]:

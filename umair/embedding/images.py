@@ -26,7 +26,7 @@ from umair.picture_files import picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
-PHASES = ("read", "decode", "encode")
+PHASES = ("read", "decode", "encode", "task")  # read and decode in threads, while encode works; task: from start to end
 REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
@@ -204,8 +204,13 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
             "rejects": _sum_by("rule", "rows", rejected),
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
             "seconds": {phase: round(sum(by_partition[phase].values()), 3) for phase in PHASES},
-            "partitions": [{name: round(sums[partition], 3) for name, sums in by_partition.items()}
+            "partitions": [_phases_and_rate({name: sums[partition] for name, sums in by_partition.items()})
                            for partition in sorted(by_partition["rows"])]}
+
+
+def _phases_and_rate(sums: dict[str, float]) -> dict[str, float]:
+    rounded = {name: round(value, 3) for name, value in sums.items()}
+    return {**rounded, "pictures_per_second": round(sums["rows"] / sums["task"], 1)}
 
 
 def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:
