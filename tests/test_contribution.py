@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from umair.model.contribution import AttentionContribution, masked_softmax
+from umair.model.contribution import (
+    AttentionContribution,
+    AttentionExpert,
+    ExpertContribution,
+    SenetExpert,
+    masked_softmax,
+)
 
 ROWS, MODALITIES, WIDTH = 5, 4, 8
 
@@ -107,3 +113,74 @@ def test_nothing_known_mixes_to_zero_with_finite_gradients(inputs):
 def test_huge_scores_saturate_without_overflow():
     weight_BM = masked_softmax(torch.tensor([[3e38, -3e38, 0.0]]), torch.tensor([[True, True, False]]))
     assert weight_BM.tolist() == [[1, 0, 0]]
+
+
+# ---------------------------------------------------------------- other experts
+def test_senet_weighs_modalities_by_all_their_means_and_the_user(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    expert = SenetExpert(MODALITIES, WIDTH, summed=False)
+    mixed_BD, weight_BM = expert(*inputs)
+    first, second = ((layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy())
+                     for layer in (expert.squeeze, expert.excite))
+    for row in range(ROWS):
+        known, modalities = known_BM[row].numpy(), modality_BMD[row].double().numpy()
+        mean = modalities.mean(1) * known
+        score = second[0] @ np.maximum((first[0] @ mean + first[1]) * user_BD[row].double().numpy(), 0) + second[1]
+        weight = np.where(known, np.exp(score), 0) / np.exp(score)[known].sum()
+        np.testing.assert_allclose(weight_BM[row].detach().numpy(), weight, atol=1e-6)
+        np.testing.assert_allclose(mixed_BD[row].detach().numpy(), weight @ modalities / MODALITIES, atol=1e-6)
+    torch.testing.assert_close(SenetExpert(MODALITIES, WIDTH, summed=True)(*inputs)[1].sum(1), torch.ones(ROWS))
+    assert sum(weight.numel() for weight in SenetExpert(4, 64, summed=False).parameters()) == 580
+
+
+def test_summed_senet_is_as_many_times_the_averaged_as_there_are_modalities(inputs):
+    averaged, summed = SenetExpert(MODALITIES, WIDTH, summed=False), SenetExpert(MODALITIES, WIDTH, summed=True)
+    summed.load_state_dict(averaged.state_dict())
+    torch.testing.assert_close(summed(*inputs)[0], MODALITIES * averaged(*inputs)[0])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_plain_experts_in_a_mixture_are_the_attention_they_are_computed_as(inputs, scaled):
+    experts = [AttentionExpert(WIDTH, 0.5, scaled=scaled) for _ in range(3)]
+    mixture = ExpertContribution(experts, scaled=scaled, batch_mean=False).eval()
+    for found, expected in zip(mixture(*inputs), attention(3, scaled=scaled)(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_projected_experts_differ_after_training_too_and_the_gate_mixes_their_weights(inputs):
+    user_BD, _, known_BM = inputs
+    torch.manual_seed(0)
+    experts = [AttentionExpert(WIDTH, 0.5, scaled=False, projected=True).eval() for _ in range(2)]
+    one, other = (expert(*inputs) for expert in experts)
+    assert not torch.allclose(one[1], other[1])
+    gate_BK = torch.stack([(user_BD * mixed_BD).sum(1) for mixed_BD in (one[0], other[0])], 1).softmax(1)
+    mixed_BD, weight_BM = ExpertContribution(experts, scaled=False, batch_mean=False)(*inputs)
+    torch.testing.assert_close(mixed_BD, gate_BK[:, :1] * one[0] + gate_BK[:, 1:] * other[0])
+    torch.testing.assert_close(weight_BM, gate_BK[:, :1] * one[1] + gate_BK[:, 1:] * other[1])
+    torch.testing.assert_close(weight_BM.sum(1), torch.ones(ROWS))
+    assert not weight_BM[~known_BM].any()
+
+
+def test_hadamard_gives_each_number_a_softmax_of_its_own(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    mixed_BD, weight_BM = AttentionExpert(WIDTH, 0.5, scaled=False, hadamard=True).eval()(*inputs)
+    for row in range(ROWS):
+        known, modalities = known_BM[row].numpy(), modality_BMD[row].double().numpy()
+        score = user_BD[row].double().numpy() * modalities
+        weight = np.exp(score) * known[:, None] / (np.exp(score) * known[:, None]).sum(0)
+        np.testing.assert_allclose(mixed_BD[row].numpy(), (weight * modalities).sum(0), atol=1e-6)
+        np.testing.assert_allclose(weight_BM[row].numpy(), weight.mean(1), atol=1e-6)
+
+
+def test_the_authors_batch_mean_by_hand_and_that_rows_feel_each_other(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    expert = AttentionExpert(WIDTH, 0.5, scaled=False, batch_mean=True).eval()
+    mixed_BD, _ = expert(*inputs)
+    for row in range(ROWS):
+        found = [written_out(user.double().numpy(), modality_BMD[row].double().numpy(), known_BM[row].numpy(), scaled=False)[0]
+                 for user in user_BD]
+        np.testing.assert_allclose(mixed_BD[row].numpy(), np.mean(found, 0), atol=1e-6)
+    strangers_BD = torch.cat([torch.randn(1, WIDTH), user_BD[1:]])
+    assert not torch.allclose(expert(strangers_BD, modality_BMD, known_BM)[0][1], mixed_BD[1])
+    alone = [part[1:2] for part in inputs]
+    torch.testing.assert_close(expert(*alone)[0], AttentionExpert(WIDTH, 0.5, scaled=False).eval()(*alone)[0])

@@ -48,9 +48,63 @@ def ranker(**changes: object) -> UmairRanker:
     (10_522_532, {"cross_layers": 0}),  # w/o DCN-V2
     (10_708_772, {"contribution": "none"}),  # w/o UMCM as the authors' code concatenates
     (10_597_028 - 1_207_044, {"linear": False}),
+    (10_597_028 + 2 * 580, {"contribution": "senet", "experts": 2}),
+    (10_597_608, {"contribution": "mixed", "experts": 2}),  # one attention, one SENet
+    (10_597_028 + 3 * 2 * 64 * 64, {"projected_experts": True}),
+    (10_597_028 + 4 * 128, {"residual": True}),
+    (10_597_028, {"machine": True}),
 ])
 def test_has_the_papers_parameter_count(keras, changes):
     assert count_parameters(UmairRanker(RankerConfig(**changes), PAPER_WIDTHS))["keras"] == keras
+
+
+@pytest.mark.parametrize("changes", [
+    {"contribution": "senet"}, {"contribution": "mixed", "experts": 4}, {"projected_experts": True}, {"score": "hadamard"},
+    {"residual": True, "machine": True}, {"modalities": ["style"], "machine": True}, {"contribution": "senet", "senet_sum": True},
+])
+def test_every_variant_learns_a_batch_by_heart_row_by_row(changes):
+    model, batch = ranker(deep_dropout=0, tower_dropout=0, attention_dropout=0, **changes), random_batch(rows=24)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(80):
+        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2
+    together = model.eval()(batch).logit_B
+    torch.testing.assert_close(model(rows_of(batch, [3])).logit_B[0], together[3], rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_authors_batch_mean_makes_a_row_feel_its_batch():
+    model, batch = ranker(batch_mean=True).eval(), random_batch(rows=24)
+    assert not torch.allclose(model(rows_of(batch, [3])).logit_B[0], model(batch).logit_B[3], rtol=0, atol=1e-6)
+
+
+def test_the_machine_adds_the_pairs_of_all_fields():
+    torch.manual_seed(0)
+    model, batch = ranker(machine=True).eval(), random_batch()
+    for table in (model.user_profile, model.item_profile):
+        for rows in (table.fields.rows, table.tags.rows):
+            torch.nn.init.normal_(rows.weight)
+    without = ranker().eval()
+    without.load_state_dict({name: value for name, value in model.state_dict().items() if name in without.state_dict()})
+    fields_BFE = model._embeddings(batch).double()
+    pairs_BFF = torch.einsum("bfe,bge->bfg", fields_BFE, fields_BFE)
+    expected_B = pairs_BFF.triu(diagonal=1).sum((1, 2))
+    torch.testing.assert_close((model(batch).logit_B - without(batch).logit_B).double(), expected_B, rtol=1e-3, atol=1e-3)
+
+
+def test_penalties_are_the_authors_squares():
+    model = ranker(penalties=True, contribution="senet", experts=1)
+    assert ranker().penalty() is None
+    for weight in model.parameters():
+        torch.nn.init.constant_(weight, 2.0)
+    modality = sum(layer.weight.numel() for layer in model.project.values())
+    deep = sum(layer.weight.numel() for layer in model.deep[:-1] if isinstance(layer, torch.nn.Linear))
+    cross = model.cross.down_LDER.numel() + model.cross.core_LERR.numel()
+    senet = 2 * len(model.modalities) * model.config.tower[-1]
+    expected = 4 * (1e-4 * modality + 1e-2 * deep + 1e-2 * cross + 1e-3 * senet)
+    assert model.penalty().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_torch_trains_the_count_without_batch_norms_running_statistics():

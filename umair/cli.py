@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process: 0 fine, 2 bad input or surroundings."""
     given = _parser().parse_args(arguments)
     try:
-        code = {"doctor": _doctor, "world": _world, "tables": _tables}[given.command](given)
+        code = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params}[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
         code = 2
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--out", help="folder to write; default: raw.folder of the configuration")
     world.add_argument("--workers", type=int, default=None, help="processes that draw; default: all cores")
     world.add_argument("overrides", nargs="*", metavar="section.key=value")
+    commands.add_parser("params", help="weights of the paper's rankers and ablations beside the paper's counts, as JSON")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
 
@@ -52,6 +53,13 @@ def _world(given: argparse.Namespace) -> int:
     out = Path(given.out or config.raw.folder)
     facts = draw_world(config.world, out, workers=given.workers or os.cpu_count() or 1)
     print(json.dumps(facts))
+    return 0
+
+
+def _params(_: argparse.Namespace) -> int:
+    from umair.parameters import parameter_table
+
+    print(json.dumps(parameter_table()))
     return 0
 
 

@@ -1,6 +1,6 @@
 """How much each modality of an illustration counts for a user (UMAIR-FPS, "user-aware multi-modal contribution").
 
-B rows, M modalities, D shared width, K experts.
+B rows, M modalities, D shared width, K experts, X modalities or experts.
 """
 
 from __future__ import annotations
@@ -26,18 +26,92 @@ class AttentionContribution(nn.Module):
         self.experts, self.dropout, self.scaled = experts, dropout, scaled
 
     def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:
-        score_BM = self._score(user_BD, modality_BMD)
+        score_BM = dot_scores(user_BD, modality_BMD, self.scaled)
         weight_BM = masked_softmax(score_BM, known_BM)
         if not self.training or self.dropout == 0:
             return _mix(weight_BM[:, None], modality_BMD)[:, 0], weight_BM
         weight_BKM = F.dropout(weight_BM[:, None].expand(-1, self.experts, -1), self.dropout)
         expert_BKD = _mix(weight_BKM, modality_BMD)
-        gate_BK = self._score(user_BD, expert_BKD).softmax(-1)
+        gate_BK = dot_scores(user_BD, expert_BKD, self.scaled).softmax(-1)
         return _mix(gate_BK[:, None], expert_BKD)[:, 0], weight_BM
 
-    def _score(self, user_BD: Tensor, value_BXD: Tensor) -> Tensor:
-        score_BX = (value_BXD @ user_BD[:, :, None])[:, :, 0]
-        return score_BX / user_BD.shape[1] ** 0.5 if self.scaled else score_BX
+
+class ExpertContribution(nn.Module):
+    """A mixture of any experts: the gate is the softmax of the user's dot products with what they found.
+
+    user_BD, modality_BMD float32, known_BM bool -> mixed_BD, weight_BM. The weights are the experts', mixed by the gate.
+    `batch_mean` gates by the mean over all users of the batch, as the authors' code does.
+    """
+
+    def __init__(self, experts: list[nn.Module], *, scaled: bool, batch_mean: bool) -> None:
+        super().__init__()
+        self.experts, self.scaled, self.batch_mean = nn.ModuleList(experts), scaled, batch_mean
+
+    def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:
+        found = [expert(user_BD, modality_BMD, known_BM) for expert in self.experts]
+        expert_BKD, weight_BKM = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+        every = torch.ones(expert_BKD.shape[:2], dtype=torch.bool, device=expert_BKD.device)
+        gate_B1K = weights_of(user_BD, expert_BKD, every, scaled=self.scaled, batch_mean=self.batch_mean)[:, None]
+        return (gate_B1K @ expert_BKD)[:, 0], (gate_B1K @ weight_BKM)[:, 0]
+
+
+class AttentionExpert(nn.Module):
+    """One attention over the modalities; user_BD, modality_BMD, known_BM -> mixed_BD, weight_BM (free of dropout).
+
+    `projected`: a query and a key map of its own, so that experts can differ; without them all are the same. `hadamard`:
+    eq. 7 read with its element-wise product, a softmax over the modalities for each of the D numbers; weight_BM is their
+    mean. `batch_mean`: row b's weights are the mean over all users of the batch of their attention to row b's modalities
+    (the authors' code, by an accident of broadcasting), so that what a row gets depends on its batch.
+    """
+
+    def __init__(self, width: int, dropout: float, *, scaled: bool, projected: bool = False, hadamard: bool = False,
+                 batch_mean: bool = False) -> None:
+        super().__init__()
+        self.dropout, self.scaled, self.hadamard, self.batch_mean = dropout, scaled, hadamard, batch_mean
+        self.query, self.key = (nn.Linear(width, width, bias=False) if projected else nn.Identity() for _ in range(2))
+
+    def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:
+        query_BD, key_BMD = self.query(user_BD), self.key(modality_BMD)
+        if self.hadamard:
+            weight_BMD = masked_softmax((query_BD[:, None] * key_BMD).transpose(1, 2), known_BM[:, None]).transpose(1, 2)
+            dropped_BMD = F.dropout(weight_BMD, self.dropout, self.training)
+            return (dropped_BMD * modality_BMD).sum(1), weight_BMD.mean(2)
+        weight_BM = weights_of(query_BD, key_BMD, known_BM, scaled=self.scaled, batch_mean=self.batch_mean)
+        dropped_BM = F.dropout(weight_BM, self.dropout, self.training)
+        return _mix(dropped_BM[:, None], modality_BMD)[:, 0], weight_BM
+
+
+class SenetExpert(nn.Module):
+    """Weights from all modalities' means and the user (the paper's SENet variant); -> mixed_BD, weight_BM.
+
+    w = softmax(W2 relu((W1 s + b1) * user) + b2), s the mean of each modality. The authors average the weighed modalities
+    (1 / M), where eq. 6 sums: `summed`. Weights: M D + D + D M + M.
+    """
+
+    def __init__(self, modalities: int, width: int, *, summed: bool) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(modalities, width), nn.Linear(width, modalities)
+        self.summed = summed
+
+    def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:
+        mean_BM = modality_BMD.mean(2) * known_BM
+        weight_BM = masked_softmax(self.excite(F.relu(self.squeeze(mean_BM) * user_BD)), known_BM)
+        mixed_BD = _mix(weight_BM[:, None], modality_BMD)[:, 0]
+        return mixed_BD if self.summed else mixed_BD / modality_BMD.shape[1], weight_BM
+
+
+def weights_of(query_BD: Tensor, value_BXD: Tensor, known_BX: Tensor, *, scaled: bool, batch_mean: bool) -> Tensor:
+    """[B, X]: the softmax of each row's query over its values, or the mean of all rows' queries' over them."""
+    if not batch_mean:
+        return masked_softmax(dot_scores(query_BD, value_BXD, scaled), known_BX)
+    score_BQX = torch.einsum("qd,bxd->bqx", query_BD, value_BXD) / (query_BD.shape[1] ** 0.5 if scaled else 1.0)
+    return masked_softmax(score_BQX, known_BX[:, None]).mean(1)
+
+
+def dot_scores(query_BD: Tensor, value_BXD: Tensor, scaled: bool) -> Tensor:
+    """[B, X]: dot products, divided by the root of D where `scaled`."""
+    score_BX = (value_BXD @ query_BD[:, :, None])[:, :, 0]
+    return score_BX / query_BD.shape[1] ** 0.5 if scaled else score_BX
 
 
 def masked_softmax(score_BM: Tensor, known_BM: Tensor) -> Tensor:

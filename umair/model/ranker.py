@@ -26,13 +26,14 @@ from umair.model.batch import (
     VECTOR_MODALITIES,
     Batch,
 )
-from umair.model.contribution import AttentionContribution
+from umair.model.contribution import AttentionContribution, AttentionExpert, ExpertContribution, SenetExpert
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match
 from umair.model.new_ids import NewIds
 from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, Counters, LinearPart, Profile, tower
 from umair.model.projection import Projection
 
+PENALTIES = {"modality": 1e-4, "deep": 1e-2, "cross": 1e-2, "senet": 1e-3}  # on squared weights, in the authors' code
 TOTALS = ("total_bookmarks", "total_view")
 Modality = Literal["semantic", "style", "text", "profile"]
 VectorModality = Literal["semantic", "style", "text"]
@@ -70,7 +71,8 @@ Hidden = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 class RankerConfig(Section):
     """What a ranker is made of. Defaults are the paper's; sizes of towers and tables are the authors' code's."""
 
-    form: Literal["umair", "dcn_v2"] = "umair"
+    form: Literal["umair", "dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"] = "umair"
+    inputs: Literal["ids", "authors", "all"] = "ids"  # of a rival: ids and tags, as the authors embed them, or all we read
     user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field
     item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
     tag_buckets: Buckets = TAG_BUCKETS
@@ -84,16 +86,23 @@ class RankerConfig(Section):
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
         ("semantic", "style", "text", "profile"), min_length=1)
     standardise: bool = False  # vectors in standard deviations of the training window
-    contribution: Literal["attention", "none"] = "attention"  # none: modalities side by side
-    experts: int = Field(3, gt=0)  # attention experts of the contribution; they differ in training only
+    contribution: Literal["attention", "senet", "mixed", "none"] = "attention"  # none: modalities side by side
+    experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
+    projected_experts: bool = False  # maps of its own for each attention expert; else they differ in training only
+    score: Literal["dot", "hadamard"] = "dot"  # one weight a modality, or one for each of its numbers
     scaled_scores: bool = False  # contribution scores divided by the root of their width
+    batch_mean: bool = False  # the authors' computation: every row's weights averaged over all users of the batch
+    senet_sum: bool = False  # SENet experts sum the weighed modalities (eq. 6); false: average them, as the authors do
     attention_dropout: float = Field(0.5, ge=0, lt=1)
     cross_layers: int = Field(2, ge=0)  # 0: no cross network
     cross_rank: int = Field(32, gt=0)
     cross_experts: int = Field(4, gt=0)
     deep: Hidden = (64, 32, 16)  # hidden widths of the head
     deep_dropout: float = Field(0.5, ge=0, lt=1)
+    residual: bool = False  # batch norm and ReLU of the crosses plus what they cross
+    machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
+    penalties: bool = False  # the squared weights that the authors add to the loss
     match: Annotated[tuple[VectorModality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
     match_width: int = Field(32, gt=0)
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
@@ -151,6 +160,10 @@ class Ranker(nn.Module, ABC):
     def score(self, batch: Batch) -> Scores:
         """What this form of ranker makes of a batch whose ids and totals are as it should see them."""
 
+    def penalty(self) -> Tensor | None:
+        """What the configuration adds to the loss for large weights; None: nothing."""
+        return None
+
     def set_vector_scale(self, modality: str, mean_D: Tensor, scale_D: Tensor) -> None:
         """Takes mean and deviation of a modality's vectors; ignored unless `standardise` and the modality is used."""
         for layer in self.modules():
@@ -176,8 +189,9 @@ class UmairRanker(Ranker):
         self.user_profile = config.user_profile()
         facts = self.user_profile.width + config.counters * len(USER_COUNTERS)
         self.user_tower = tower(facts + 2 * widths["text"], config.tower, config.tower_dropout)
-        if "profile" in self.modalities:
+        if "profile" in self.modalities or config.machine:
             self.item_profile = config.item_profile()
+        if "profile" in self.modalities:
             item_width = self.item_profile.width + config.counters * len(ITEM_COUNTERS)
             self.item_tower = tower(item_width, config.tower, config.tower_dropout)
         self.project = nn.ModuleDict({name: Projection(name, widths[name], shared)
@@ -187,6 +201,7 @@ class UmairRanker(Ranker):
         self.counters = Counters() if config.counters else None
         head = mixed + shared + config.counters * len(COUNTERS)
         self.cross = cross_network(config, head)
+        self.cross_norm = nn.BatchNorm1d(head) if config.residual else None
         self.match = _match(config, widths)
         self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
@@ -204,7 +219,7 @@ class UmairRanker(Ranker):
             counters_BC, counted_B = self.counters(batch.counters_BC)
             head.append(counters_BC)
             logits.append(counted_B)
-        head_BX, match_BM = self.cross(torch.cat(head, 1)), None
+        head_BX, match_BM = self._crossed(torch.cat(head, 1)), None
         if self.match is not None and self.weigh is not None:
             matches = self.match(batch, vectors_BD)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
@@ -212,7 +227,31 @@ class UmairRanker(Ranker):
             logits.append(match_BM.sum(1))
         if self.linear is not None:
             logits.append(self.linear(batch))
+        if self.config.machine:
+            logits.append(factorization(self._embeddings(batch)))
         return Scores(sum(logits, self.deep(head_BX)[:, 0]), weight_BM, match_BM)
+
+    def penalty(self) -> Tensor | None:
+        if not self.config.penalties:
+            return None
+        weights = [(PENALTIES["modality"], layer.weight) for layer in self.project.values()]
+        weights += [(PENALTIES["deep"], layer.weight) for layer in list(self.deep)[:-1] if isinstance(layer, nn.Linear)]
+        for part in self.modules():
+            if isinstance(part, CrossNetMix):
+                weights += [(PENALTIES["cross"], part.down_LDER), (PENALTIES["cross"], part.core_LERR)]
+            if isinstance(part, SenetExpert):
+                weights += [(PENALTIES["senet"], layer.weight) for layer in (part.squeeze, part.excite)]
+        return torch.stack([factor * weight.square().sum() for factor, weight in weights]).sum()
+
+    def _crossed(self, head_BX: Tensor) -> Tensor:
+        crossed_BX: Tensor = self.cross(head_BX)
+        return crossed_BX if self.cross_norm is None else F.relu(self.cross_norm(crossed_BX + head_BX))
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        """[B, F, E]: every sparse field of user and illustration."""
+        user_BX = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
+        item_BX = self.item_profile(batch.item_fields_BF, batch.item_tags_BT)
+        return torch.cat([user_BX, item_BX], 1).view(len(batch), -1, self.config.embedding_width)
 
     def _user_facts(self, batch: Batch) -> Tensor:
         """[B, X]: what is known of the user apart from vectors: embeddings, and the counters if they are on."""
@@ -237,10 +276,29 @@ class UmairRanker(Ranker):
         return mixed_BD, weight_BM
 
 
-def _contribution(config: RankerConfig) -> AttentionContribution | None:
+def _contribution(config: RankerConfig) -> nn.Module | None:
+    """The configured mechanism; plain attention experts, which are one after training, are computed as one."""
     if config.contribution == "none":
         return None
-    return AttentionContribution(config.experts, config.attention_dropout, config.scaled_scores)
+    different = config.projected_experts or config.score == "hadamard" or config.batch_mean
+    if config.contribution == "attention" and not different:
+        return AttentionContribution(config.experts, config.attention_dropout, config.scaled_scores)
+    kinds = {"attention": ("attention",), "senet": ("senet",), "mixed": ("attention", "senet")}[config.contribution]
+    experts = [_expert(kinds[number % len(kinds)], config) for number in range(config.experts)]
+    return ExpertContribution(experts, scaled=config.scaled_scores, batch_mean=config.batch_mean)
+
+
+def _expert(kind: str, config: RankerConfig) -> nn.Module:
+    width = config.tower[-1]
+    if kind == "senet":
+        return SenetExpert(len(config.modalities), width, summed=config.senet_sum)
+    return AttentionExpert(width, config.attention_dropout, scaled=config.scaled_scores, projected=config.projected_experts,
+                           hadamard=config.score == "hadamard", batch_mean=config.batch_mean)
+
+
+def factorization(fields_BFE: Tensor) -> Tensor:
+    """[B]: the sum over all pairs of fields of their dot products (Rendle 2010), in time linear in the fields."""
+    return 0.5 * (fields_BFE.sum(1).square() - fields_BFE.square().sum(1)).sum(1)
 
 
 def cross_network(config: RankerConfig, width: int) -> nn.Module:

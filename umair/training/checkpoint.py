@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from umair.baselines.dcn_v2 import DcnV2
+from umair.baselines.rivals import RIVALS
 from umair.errors import ContractError, StorageError
 from umair.model.ranker import Ranker, RankerConfig, UmairRanker
 from umair.storage import read_facts, write_folder
@@ -24,7 +24,7 @@ WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
 def build_ranker(config: RankerConfig, widths: dict[str, int]) -> Ranker:
     """A fresh ranker of the config's form. `widths` are those of the semantic, style and text vectors."""
-    return DcnV2(config, widths) if config.form == "dcn_v2" else UmairRanker(config, widths)
+    return (UmairRanker if config.form == "umair" else RIVALS[config.form])(config, widths)
 
 
 def save_ranker(folder: Path, ranker: Ranker, config: RankerConfig, widths: dict[str, int]) -> None:

@@ -43,7 +43,8 @@ class Trainee:
         return cls(name, config, ranker, ranks.distribute(adam, ranker, name))
 
     def step(self, batch: Batch, seed: int, share: float = 1.0) -> None:
-        """One step on this rank's batch: binary cross-entropy of the logits, no penalties. `seed` draws the dropout.
+        """One step on this rank's batch: binary cross-entropy of the logits, and the ranker's penalty if it has one,
+        which no recorded loss contains. `seed` draws the dropout.
 
         `share` is that of `EpochPlan.share`.
         """
@@ -52,7 +53,8 @@ class Trainee:
         self.ranker.train()
         self.optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.ranker(batch).logit_B, batch.label_B)
-        (share * loss).backward()  # type: ignore[no-untyped-call]
+        penalty = self.ranker.penalty()
+        (share * loss if penalty is None else share * loss + penalty).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.recent.append(loss.detach())
         self.seconds += time.perf_counter() - started

@@ -1,0 +1,177 @@
+"""The published rivals: their counts, their formulas written out, what they see, and that each learns."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from batches import WIDTHS, random_batch, rows_of, small
+from torch.nn import functional as F
+
+from umair.baselines.dcn import CrossNet
+from umair.baselines.difm import HEAD_WIDTH, HEADS, SelfAttention
+from umair.baselines.fibinet import Bilinear, SqueezeExcite
+from umair.baselines.final_mlp import Fusion, Gate
+from umair.baselines.rival import Rival
+from umair.baselines.rivals import RIVALS
+from umair.baselines.xdeepfm import MAPS, InteractionNetwork
+from umair.model.ranker import factorization
+from umair.parameters import ABLATIONS, NOTES, RIVAL_COUNTS, parameter_table
+
+ROWS, FIELDS, WIDTH = 4, 5, 3
+FORMS = sorted(RIVALS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def rival(form: str, **changes: object) -> Rival:
+    return RIVALS[form](small(form=form, **changes), WIDTHS)
+
+
+def fields() -> torch.Tensor:
+    return torch.randn(ROWS, FIELDS, WIDTH)
+
+
+def double(tensor: torch.Tensor) -> Any:
+    return tensor.detach().double().numpy()
+
+
+# ---------------------------------------------------------------- counts
+def test_every_count_of_the_paper_is_exact_but_the_two_that_cannot_be() -> None:
+    table = parameter_table()
+    assert {name for name, row in table.items() if "difference" in row} == {"w/o UMCM", "w/o ALL"}
+    assert {name: table[name]["keras"] for name in RIVAL_COUNTS} == RIVAL_COUNTS
+    assert len(table) == len(RIVAL_COUNTS) + len(ABLATIONS)
+    assert table["UMAIR-FPS"] == {"trainable": 10_596_036, "keras": 10_597_028, "paper": 10_597_028}
+    assert table["w/o UMCM"]["difference"] == 10_708_772 - 10_556_624
+    assert set(NOTES) <= set(table)
+
+
+# ---------------------------------------------------------------- formulas, in float64
+def test_dcn_crosses_by_vectors() -> None:
+    net, x0 = CrossNet(6, 2), torch.randn(ROWS, 6)
+    torch.nn.init.normal_(net.bias_LD)
+    expected = []
+    for row in double(x0):
+        x = row
+        for weight, bias in zip(double(net.weight_LD), double(net.bias_LD), strict=True):
+            x = row * (x @ weight) + bias + x
+        expected.append(x)
+    np.testing.assert_allclose(net(x0).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_xdeepfm_s_maps_are_weighted_products_of_fields() -> None:
+    net, x = InteractionNetwork(FIELDS), fields()
+    expected = []
+    for row in double(x):
+        maps, sums = row, []
+        for weight in map(double, net.weights):
+            maps = np.array([sum(one[i, j] * maps[i] * row[j] for i in range(len(maps)) for j in range(FIELDS)) for one in weight])
+            sums.append(maps.sum(1))
+        expected.append(np.concatenate(sums))
+    assert net(x).shape == (ROWS, sum(MAPS))
+    np.testing.assert_allclose(net(x).detach().numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_fibinet_weighs_fields_and_multiplies_pairs() -> None:
+    weigh, pairs, x = SqueezeExcite(FIELDS), Bilinear(FIELDS, WIDTH), fields()
+    for row, weighed, found in zip(double(x), double(weigh(x)), double(pairs(x)), strict=True):
+        hidden = np.maximum(double(weigh.squeeze.weight) @ row.mean(1), 0)
+        factors = np.maximum(double(weigh.excite.weight) @ hidden, 0)
+        np.testing.assert_allclose(weighed, row * factors[:, None], atol=1e-6)
+        products = [(row[i] @ double(pairs.weight_FEE)[i]) * row[j] for i, j in itertools.combinations(range(FIELDS), 2)]
+        np.testing.assert_allclose(found, products, atol=1e-6)
+
+
+def test_difm_attends_between_fields_and_then_multiplies_all_pairs() -> None:
+    attention, x = SelfAttention(WIDTH), fields()
+    row, found = double(x)[0], double(attention(x))[0]
+    query, key, value, rest = (row @ double(layer.weight).T for layer in (attention.query, attention.key, attention.value,
+                                                                         attention.residual))
+    for head in range(HEADS):
+        part = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+        scores = query[:, part] @ key[:, part].T / HEAD_WIDTH ** 0.5
+        weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        np.testing.assert_allclose(found[:, part], np.maximum(weights @ value[:, part] + rest[:, part], 0), atol=1e-5)
+    products = [sum(one[i] @ one[j] for i, j in itertools.combinations(range(FIELDS), 2)) for one in double(x)]
+    np.testing.assert_allclose(factorization(x).numpy(), products, rtol=1e-4, atol=1e-5)
+
+
+def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
+    gate, fusion, x = Gate(FIELDS, 4), Fusion(6, 4), torch.randn(ROWS, 4)
+    weights = 2 / (1 + np.exp(-(double(gate.weigh.weight) @ np.ones(FIELDS) + double(gate.weigh.bias))))
+    np.testing.assert_allclose(double(gate(x)), double(x) * weights, atol=1e-6)
+    torch.nn.init.normal_(fusion.bias_H)
+    first, second = torch.randn(ROWS, 6), torch.randn(ROWS, 4)
+    expected = []
+    for one, other in zip(double(first), double(second), strict=True):
+        heads = zip(one.reshape(2, 3), other.reshape(2, 2), double(fusion.first_HX), double(fusion.second_HY),
+                    double(fusion.bilinear_HXY), double(fusion.bias_H), strict=True)
+        expected.append(sum(bias + a @ o + b @ p + o @ w @ p for o, p, a, b, w, bias in heads))
+    np.testing.assert_allclose(double(fusion(first, second)), expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what they see
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inputs", ["ids", "authors", "all"])
+def test_a_rival_sees_what_it_is_granted_and_nothing_else(form: str, inputs: str) -> None:
+    model, batch = rival(form, inputs=inputs, counters=inputs == "all").eval(), random_batch()
+    before = model(batch).logit_B
+    vectors = {name: vectors_UD + 1 for name, vectors_UD in batch.vectors_UD.items()}
+    others = {"vectors_UD": vectors, "bookmarked_BH": batch.bookmarked_BH.flip(0), "passed_BH": batch.passed_BH.flip(0),
+              "long_interest_BD": batch.long_interest_BD + 1, "short_interest_BD": batch.short_interest_BD + 1,
+              "counters_BC": batch.counters_BC + 1}
+    for name, other in others.items():
+        same = torch.allclose(model(replace(batch, **{name: other})).logit_B, before, rtol=0, atol=1e-7)
+        assert same == (inputs != "all"), name
+    for name in ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT"):
+        other = replace(batch, **{name: torch.zeros_like(getattr(batch, name))})
+        assert not torch.allclose(model(other).logit_B, before), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inputs", ["authors", "all"])
+def test_a_row_does_not_feel_its_batch(form: str, inputs: str) -> None:
+    model, batch = rival(form, inputs=inputs, counters=True), random_batch()
+    model(batch)
+    together = model.eval()(batch).logit_B
+    for row in range(len(batch)):
+        torch.testing.assert_close(model(rows_of(batch, [row])).logit_B[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inputs", ["ids", "all"])
+def test_every_rival_learns_a_batch_by_heart(form: str, inputs: str) -> None:
+    model, batch = rival(form, inputs=inputs, deep_dropout=0), random_batch(rows=24)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(80):
+        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.15
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_linear_part_stands_beside_all_but_finalmlp(form: str) -> None:
+    assert (rival(form).linear is not None) == (form != "final_mlp")
+    assert rival(form, linear=False).linear is None
+
+
+def test_unknown_vectors_and_empty_lists_are_fields_of_zeros() -> None:
+    model, batch = rival("dcn", inputs="all").eval(), random_batch()
+    nothing = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
+    empty = replace(batch, bookmarked_BH=torch.full_like(batch.bookmarked_BH, -1), passed_BH=torch.full_like(batch.passed_BH, -1))
+    assert model.fields.vectors is not None
+    unseen_B11E = model.fields.vectors(nothing)
+    assert not unseen_B11E[:, 2:].any()
+    alone_B11E = model.fields.vectors(empty)
+    assert [bool(alone_B11E[:, place].any()) for place in range(2, 11)] == [True, False, False] * 3

@@ -1,0 +1,89 @@
+"""What a rival sees of a row: fields of one width, side by side.
+
+B rows, U distinct illustrations of the batch, F fields, E embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
+from umair.model.match import sum_listed
+from umair.model.profiles import FieldTable
+from umair.model.projection import Projection
+from umair.model.ranker import RankerConfig
+
+
+class AuthorsFields(nn.Module):
+    """The 23 sparse fields as the UMAIR-FPS authors gave them to the rivals: batch -> fields_BFE, float32.
+
+    An embedding with a bias and a ReLU, one table for the tags of users and illustrations together. Neither counters nor
+    vectors nor history.
+    """
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        sizes = [*config.user_fields.values(), *config.item_fields.values()]
+        self.rows = FieldTable(sizes, config.embedding_width, config.embedding_std)
+        self.tags = FieldTable([config.tag_buckets], config.embedding_width, config.embedding_std)
+        self.bias_FE = nn.Parameter(torch.zeros(len(sizes) + 1, config.embedding_width))  # the last is the tags'
+        self.count = len(sizes) + USER_TAGS + ITEM_TAGS
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows_BFE = self.rows(torch.cat([batch.user_fields_BF, batch.item_fields_BF], 1)) + self.bias_FE[:-1]
+        tags_BTE = self.tags(torch.cat([batch.user_tags_BT, batch.item_tags_BT], 1)) + self.bias_FE[-1]
+        return F.relu(torch.cat([rows_BFE, tags_BTE], 1))
+
+
+class Fields(nn.Module):
+    """Ids and tags as our ranker embeds them, and what else the configuration grants: batch -> fields_BFE, float32.
+
+    `counters`: one field of the as-of counters. `inputs: all`: everything that our ranker reads beside them, each brought to
+    a field's width by a linear map: the vectors of the illustration, the means of those that the user bookmarked and passed
+    over, the two interest vectors.
+    """
+
+    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
+        super().__init__()
+        self.width = config.embedding_width
+        self.user_profile, self.item_profile = config.user_profile(), config.item_profile()
+        self.counters = nn.Sequential(nn.BatchNorm1d(len(COUNTERS)), nn.Linear(len(COUNTERS), self.width)
+                                      ) if config.counters else None
+        self.vectors = Vectors(widths, self.width) if config.inputs == "all" else None
+        sparse = (self.user_profile.width + self.item_profile.width) // self.width
+        self.count = sparse + config.counters + (self.vectors.count if self.vectors else 0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        parts_BX = [self.user_profile(batch.user_fields_BF, batch.user_tags_BT),
+                    self.item_profile(batch.item_fields_BF, batch.item_tags_BT)]
+        if self.counters is not None:
+            parts_BX.append(self.counters(batch.counters_BC))
+        if self.vectors is not None:
+            parts_BX.append(self.vectors(batch).flatten(1))
+        return torch.cat(parts_BX, 1).view(len(batch), self.count, self.width)
+
+
+class Vectors(nn.Module):
+    """The dense inputs as fields: batch -> [B, 11, E]. What is not known, and an empty list, is a field of zeros."""
+
+    count = 3 * len(VECTOR_MODALITIES) + 2
+
+    def __init__(self, widths: dict[str, int], width: int) -> None:
+        super().__init__()
+        self.own, self.listed = (nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
+                                 for _ in range(2))
+        self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(2)])
+
+    def forward(self, batch: Batch) -> Tensor:
+        fields = [interest(vector_BD) for interest, vector_BD in zip(
+            self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
+        for name in VECTOR_MODALITIES:
+            known_U1 = batch.known_U[name][:, None].float()
+            fields.append((self.own[name](batch.vectors_UD[name]) * known_U1)[batch.item_B])
+            value_UX = torch.cat([self.listed[name](batch.vectors_UD[name]) * known_U1, known_U1], 1)
+            for listed_BH in (batch.bookmarked_BH, batch.passed_BH):
+                sum_BX = sum_listed(value_UX, listed_BH)
+                fields.append(sum_BX[:, :-1] / sum_BX[:, -1:].clamp(min=1))
+        return torch.stack(fields, 1)

@@ -1,0 +1,51 @@
+"""A published ranker over fields, behind the interface of every ranker. B rows, F fields, E embedding width."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from umair.baselines.fields import AuthorsFields, Fields
+from umair.model.batch import Batch
+from umair.model.profiles import tower
+from umair.model.ranker import Ranker, RankerConfig, Scores
+
+
+class Rival(Ranker):
+    """What the rivals share: fields, and a linear part beside what `judge` says of them. batch -> Scores.
+
+    `inputs: authors` gives them what the UMAIR-FPS authors gave them, with the published number of weights; `ids` our
+    ranker's embeddings (and its counters, if they are on); `all` whatever our ranker reads. No weight penalties.
+    """
+
+    linear_beside = True
+
+    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
+        super().__init__(config)
+        self.fields = AuthorsFields(config) if config.inputs == "authors" else Fields(config, widths)
+        self.linear = config.linear_part() if config.linear and self.linear_beside else None
+
+    @abstractmethod
+    def judge(self, fields_BFE: Tensor) -> Tensor:
+        """[B]: the logit without the linear part."""
+
+    def score(self, batch: Batch) -> Scores:
+        logit_B = self.judge(self.fields(batch))
+        return Scores(logit_B if self.linear is None else logit_B + self.linear(batch))
+
+    @property
+    def width(self) -> int:
+        """F * E: the fields side by side."""
+        return self.fields.count * self.config.embedding_width
+
+    def deep_logit(self, width: int) -> nn.Sequential:
+        """The deep network that ends in a logit, without bias: [B, width] -> [B, 1]."""
+        hidden = tower(width, self.config.deep, self.config.deep_dropout)
+        return nn.Sequential(*hidden, nn.Linear(self.config.deep[-1], 1, bias=False))
+
+
+def pairs_of(fields: int) -> Tensor:
+    """[2, F * (F - 1) / 2] int64: first and second field of each pair."""
+    return torch.triu_indices(fields, fields, offset=1)
