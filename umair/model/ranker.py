@@ -234,7 +234,7 @@ class UmairRanker(Ranker):
     def penalty(self) -> Tensor | None:
         if not self.config.penalties:
             return None
-        weights = [(PENALTIES["modality"], layer.weight) for layer in self.project.values()]
+        weights: list[tuple[float, Any]] = [(PENALTIES["modality"], layer.weight) for layer in self.project.values()]
         weights += [(PENALTIES["deep"], layer.weight) for layer in list(self.deep)[:-1] if isinstance(layer, nn.Linear)]
         for part in self.modules():
             if isinstance(part, CrossNetMix):
