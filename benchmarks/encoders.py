@@ -59,6 +59,7 @@ TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the conf
 def main() -> None:
     given = _arguments()
     torch.set_num_threads(os.cpu_count() or 1)
+    origin_of_figures = provenance(f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     _run("umair", "world", "--config", CONFIG)
     _submit("ingest_tables")
     grid = _Grid(given.styles, given.contents, load_config(ROOT / CONFIG, [], Config))
@@ -71,7 +72,7 @@ def main() -> None:
     for seed in given.seeds:
         torch.manual_seed(seed)
         lines += grid.measure(seed, "random", build_image_encoder(grid.config).state_dict())
-    result = {**provenance(f"make evidence-encoders SEEDS=\"{' '.join(map(str, given.seeds))}\""), "styles": given.styles,
+    result = {**origin_of_figures, "styles": given.styles,
               "contents": given.contents, "seeds": given.seeds, "seconds": round(time.monotonic() - STARTED), "illustrations": grid.illustrations,
               "mean_average_precision": precisions, "lines": lines}
     write_evidence(PAGE, result, _page(result), _summary(lines))

@@ -18,9 +18,11 @@ from umair.errors import ConfigError, ContractError
 from umair.model.text_encoder import TextEncoderConfig, load_text_encoder
 from umair.schema import TERMS
 from umair.storage import read_facts
+from umair.training import text_pairs
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.text_pairs import (
     TextPairsConfig,
+    _sample_texts,
     batches_apart,
     batches_of_rank,
     rate_factor,
@@ -90,7 +92,7 @@ def test_a_work_is_held_out_whole_or_not_at_all(tmp_path):
     trained, held = split_rows(terms, TextPairsConfig(holdout_share=0.1))
     assert len(held) == 60
     assert sorted([*trained, *held]) == list(range(600))
-    assert not set(terms.works()[trained]) & set(terms.works()[held])
+    assert not set(terms.work_N[trained]) & set(terms.work_N[held])
     texts = [{text for row in rows for text in terms.texts_at(terms.pair_N2[row])} for rows in (trained, held)]
     assert not texts[0] & texts[1]
     assert len(split_rows(terms, TextPairsConfig(holdout_share=0.1, seed=1))[1]) == 60
@@ -126,7 +128,30 @@ def test_the_loss_in_chunks_is_the_same_training_in_less_memory(spark, terms_fil
 
 
 # ---------------------------------------------------------------- batches
-def test_pairs_that_share_a_text_or_are_known_partners_never_meet(tmp_path):
+def test_pairs_of_a_small_work_never_meet(tmp_path):
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")])])
+    batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}
+               for batch in batches_apart(terms, np.arange(5), batch=8)]
+    assert batches == [{"ab", "xy"}, {"bc"}, {"cd"}, {"de"}]
+
+
+def test_texts_that_differ_in_spelling_alone_are_one_text(tmp_path):
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("Ｎａｒｕｔｏ", "火影忍者"), ("naruto", "火影忍者"), ("NARUTO ", "ナルト")])])
+    assert len(terms.texts) == 3
+    assert len(terms) == 2
+    assert len(set(terms.work_N.tolist())) == 1
+
+
+def test_the_tokenizer_is_trained_on_no_held_out_text(terms_file):
+    terms = read_text_pairs([terms_file])
+    rows = np.arange(0, len(terms), 2)
+    allowed = {text for row in rows for text in terms.texts_at(terms.pair_N2[row])}
+    assert set(_sample_texts(terms, rows, 0)) == allowed
+    assert allowed < set(_sample_texts(terms, np.arange(len(terms)), 0))
+
+
+def test_pairs_of_a_large_work_that_share_a_text_or_are_known_partners_never_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_pairs, "SMALL_WORK", 3)
     chain = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")]  # a-b and c-d share none, but b-c is known
     terms = read_text_pairs([write_terms(tmp_path / "t", chain)])
     batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}

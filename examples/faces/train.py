@@ -33,6 +33,7 @@ WHAT_TO_DO = "give the folder with tags.csv and images/"
 def main() -> None:
     given = evidence_parser(__doc__ or "", ROOT / "conf/faces.yaml").parse_args()
     start_logging()
+    origin_of_figures = provenance(f"make faces DATA={given.data.name} SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     config = load_config(given.config, [], Config)
     table = read_faces(given.data)
     folder = Path(config.root)
@@ -41,7 +42,7 @@ def main() -> None:
     pq.write_table(table, file)
     spark = start_spark(config.spark)
     runs = [_train(spark, config, Catalogue([str(file)], str(given.data.absolute())), seed) for seed in given.seeds]
-    result = {**provenance(f"make faces SEEDS=\"{' '.join(map(str, given.seeds))}\""), "pictures": len(table), "epochs": config.pretext.epochs, "seeds": given.seeds, "runs": runs}
+    result = {**origin_of_figures, "pictures": len(table), "epochs": config.pretext.epochs, "seeds": given.seeds, "runs": runs}
     measures = ("mean_average_precision", "baseline_mean_average_precision", "seconds")
     write_evidence(PAGE, result, _page(result), {name: round(float(np.mean([run[name] for run in runs])), 4) for name in measures})
 

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--base", help="a trained model to start from; default: the package's, where it is installed")
     given = parser.parse_args()
     start_logging()
+    origin_of_figures = provenance(f"make terms DATA={given.data.name} SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     config = load_config(given.config, [], Config)
     table = read_pairs(given.data)
     folder = Path(config.root).absolute()
@@ -51,23 +52,31 @@ def main() -> None:
     if base:
         starts[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
     runs = [_train(spark, config, folder, name, changes, seed) for name, changes in starts.items() for seed in given.seeds]
-    result = {**provenance(f"make terms SEEDS=\"{' '.join(map(str, given.seeds))}\""), "pairs": len(table), "seeds": given.seeds, "runs": runs}
+    result = {**origin_of_figures, "pairs": len(table), "seeds": given.seeds, "runs": runs}
     means = {f"{moment} {start}": round(float(np.mean([run[moment]["recall_at_1"] for run in runs if run["start"] == start])), 4)
              for start in starts for moment in ("before", "after")}
     write_evidence(PAGE, result, _page(result), {"recall_at_1": means})
 
 
 def read_pairs(data: Path) -> pa.Table:
-    """The pairs as schema.TERMS. Raises ConfigError: a missing file. ContractError: a missing column."""
+    """The pairs as schema.TERMS. Raises ConfigError: a missing file. ContractError: no gzip, a missing column, no rows."""
     file = data / "pairs.tsv.gz"
     if not file.is_file():
         raise ConfigError(str(file), "no such file", "text pairs", WHAT_TO_DO)
-    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = sorted(set(TERMS.column_names) - set(reader.fieldnames or ()))
-        if missing:
-            raise ContractError(str(file), f"no column {', '.join(missing)}", ", ".join(TERMS.column_names), WHAT_TO_DO)
-        rows = [tuple(row[name] for name in TERMS.column_names) for row in reader]
+    try:
+        with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            missing = sorted(set(TERMS.column_names) - set(reader.fieldnames or ()))
+            if missing:
+                raise ContractError(str(file), f"no column {', '.join(missing)}", ", ".join(TERMS.column_names), WHAT_TO_DO)
+            rows = [tuple(row[name] for name in TERMS.column_names) for row in reader]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ContractError(str(file), f"a file that cannot be read ({error})", "gzip of tab-separated UTF-8", WHAT_TO_DO
+                            ) from error
+    short = next((number for number, row in enumerate(rows, start=2) if None in row), None)
+    if short or not rows:
+        raise ContractError(f"{file}, line {short or 1}", "too few columns" if short else "no line after the header",
+                            f"{len(TERMS.column_names)} columns in each line", WHAT_TO_DO)
     return pa.table(dict(zip(TERMS.column_names, (pa.array(column, pa.string()) for column in zip(*rows, strict=True)), strict=True)))
 
 
@@ -92,7 +101,7 @@ def _page(result: dict[str, Any]) -> str:
 {origin(result)}
 
 {result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was trained
-on. Each held-out pair asks from both sides among the other sides of its group; the larger the group, the harder. Means over seeds
+on, in whatever spelling. Each held-out pair asks from both sides among the other sides of its group; the larger the group, the harder. Means over seeds
 {', '.join(map(str, result['seeds']))}, lowest to highest in brackets.
 """]
     for start in dict.fromkeys(run["start"] for run in result["runs"]):

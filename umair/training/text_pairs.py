@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,7 @@ from umair.training.text_recall import Measured, measure_pairs
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
 TERMS_AGAIN = ("a table 'terms' in raw.folder; for a week that was taken in without, remove steps/WEEK/ingest_tables-*.json "
                "below root first")
+SMALL_WORK = 50  # pairs: no two of so small a work stand in one batch
 OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
 
 Ints = npt.NDArray[np.int64]
@@ -79,7 +81,7 @@ class TextPairsConfig(Section):
 class TextPairs:
     """Distinct texts, the pairs among them, and for each text those it is paired with in either direction."""
 
-    texts: pa.Array  # [T] distinct, sorted
+    texts: pa.Array  # [T] distinct as `text_key` sees them, sorted
     pair_N2: Ints  # positions among `texts`: anchor, positive
     partners: Ints  # [2N] positions, one text's after the other's
     first_partner: Ints  # [T + 1] where each text's partners start in `partners`
@@ -97,13 +99,19 @@ class TextPairs:
         """Kind and languages, in words."""
         return f"{self.kinds[row]} {self.languages[row]}"
 
-    def works(self) -> Ints:
+    @cached_property
+    def work_N(self) -> Ints:
         """[N] the number of the work that each pair is about: pairs that hang together through shared texts."""
         count = len(self.texts)
         links = coo_matrix((np.ones(len(self)), (self.pair_N2[:, 0], self.pair_N2[:, 1])), shape=(count, count))
         work_T = connected_components(links, directed=False)[1]
         work_N: Ints = work_T[self.pair_N2[:, 0]].astype(np.int64)
         return work_N
+
+    @cached_property
+    def small_work_N(self) -> Ints:
+        """[N] the same where a work has at most SMALL_WORK pairs, -1 elsewhere."""
+        return np.where(np.bincount(self.work_N)[self.work_N] <= SMALL_WORK, self.work_N, -1)
 
     def partners_of(self, text: int) -> list[int]:
         partners: list[int] = self.partners[self.first_partner[text]:self.first_partner[text + 1]].tolist()
@@ -135,7 +143,7 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     terms = read_text_pairs(files)
     require_trainable(shape, config, len(terms))
     trained_rows, held_rows = split_rows(terms, config)
-    model = _first_model(ranks, shape, terms, config.seed)
+    model = _first_model(ranks, shape, terms, trained_rows, config.seed)
     before = _measure_on_first(ranks, model, terms, held_rows)
     curves = _train(ranks, model, terms, trained_rows, config)
     after = _measure_on_first(ranks, model, terms, held_rows)
@@ -149,18 +157,38 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
 
 
 def read_text_pairs(files: list[str]) -> TextPairs:
-    """The distinct pairs of a terms table, whichever way round they are written; the same pairs give the same result."""
+    """The distinct pairs of a terms table, whichever way round and however spelled; the same pairs give the same result.
+
+    Texts that differ only in what `text_key` takes away are one text: as two they would be each other's negatives, and a
+    held-out text could have been trained on.
+    """
     columns = ["text_a", "text_b", "lang_a", "lang_b", "kind"]
     table = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=columns)
     anchors, positives = (table[name].cast(pa.large_string()) for name in ("text_a", "text_b"))
     texts = pc.unique(pa.chunked_array([*anchors.chunks, *positives.chunks], type=pa.large_string()))
     texts = texts.take(pc.sort_indices(texts))
     pair_N2 = np.stack([pc.index_in(column, value_set=texts).to_numpy() for column in (anchors, positives)], axis=1)
-    pair_N2 = pair_N2.astype(np.int64).reshape(-1, 2)
+    texts, spelled_T = _one_spelling(texts)
+    pair_N2 = spelled_T[pair_N2.astype(np.int64).reshape(-1, 2)]
     labels = [table[name].fill_null("").to_pylist() for name in ("kind", "lang_a", "lang_b")]
     label_N3 = np.array(list(zip(*labels, strict=True)), dtype=object).reshape(-1, 3)
     kept = _distinct(pair_N2, label_N3[:, 0], len(texts))
     return _with_partners(texts, pair_N2[kept], label_N3[kept])
+
+
+def text_key(text: str) -> str:
+    """What tells two texts apart for training: neither the width of their characters nor blanks nor case."""
+    return clean_text(text).casefold()
+
+
+def _one_spelling(texts: pa.Array) -> tuple[pa.Array, Ints]:
+    """Of texts with one key the first, and for each of the given texts its position among those."""
+    keys = np.array([text_key(text) for text in texts.to_pylist()], dtype=np.str_)
+    _, first_K, key_T = np.unique(keys, return_index=True, return_inverse=True)
+    order_K = np.argsort(first_K)  # as the texts are sorted
+    place_K = np.empty_like(order_K)
+    place_K[order_K] = np.arange(len(order_K))
+    return texts.take(pa.array(first_K[order_K])), place_K[key_T]
 
 
 def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
@@ -173,7 +201,7 @@ def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
     if config.holdout_by == "pair":
         shuffled = random.permutation(count)
         return np.sort(shuffled[most:]), np.sort(shuffled[:most])
-    work_N = terms.works()
+    work_N = terms.work_N
     size_W = np.bincount(work_N)
     held_W, left = np.zeros(len(size_W), np.bool_), most
     for work in random.permutation(len(size_W)):
@@ -202,13 +230,15 @@ def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], rando
 def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
     """Deals `rows` out, in their order, into batches of at most `batch` rows in which nothing is a false negative.
 
-    Two pairs are kept apart when they share a text or when a text of one is a known partner of a text of the other.
-    Every row is dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
+    Two pairs are kept apart when they share a text, when a text of one is a known partner of a text of the other, or when
+    they are about one work; works of more than SMALL_WORK pairs, which would fill no batch, by the first two alone. Every
+    row is dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
     """
     opened: list[_OpenBatch] = []
     for row in rows:
         pair = terms.pair_N2[row].tolist()
-        fitting = next((candidate for candidate in opened if candidate.blocked.isdisjoint(pair)), None)
+        work = int(terms.small_work_N[row])
+        fitting = next((candidate for candidate in opened if candidate.has_room_for(pair, work)), None)
         if fitting is None:
             if len(opened) == OPEN_BATCHES:
                 opened.remove(shortest := min(opened, key=lambda candidate: len(candidate.rows)))
@@ -216,6 +246,7 @@ def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
             fitting = _OpenBatch()
             opened.append(fitting)
         fitting.rows.append(int(row))
+        fitting.works.update({work} - {-1})
         for text in pair:
             fitting.blocked.update(terms.partners_of(text))  # the other text of the pair among them
         if len(fitting.rows) == batch:
@@ -245,6 +276,10 @@ def rate_factor(progress: float, warmup: float) -> float:
 class _OpenBatch:
     rows: list[int] = field(default_factory=list)
     blocked: set[int] = field(default_factory=set)  # texts that would be false negatives here
+    works: set[int] = field(default_factory=set)  # small ones that are here already
+
+    def has_room_for(self, pair: list[int], work: int) -> bool:
+        return work not in self.works and self.blocked.isdisjoint(pair)
 
 
 def _distinct(pair_N2: Ints, kind_N: npt.NDArray[Any], texts: int) -> Ints:
@@ -265,10 +300,10 @@ def _with_partners(texts: pa.Array, pair_N2: Ints, label_N3: npt.NDArray[Any]) -
                      ["-".join(sorted(pair)) for pair in label_N3[:, 1:].tolist()])
 
 
-def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, seed: int) -> SentenceTransformer:
+def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, rows: Ints, seed: int) -> SentenceTransformer:
     """The encoder before training, equal on all ranks: the first rank alone trains the tokenizer."""
     if shape.base is None:
-        tokenizer = train_tokenizer(shape, _sample_texts(terms, seed)) if ranks.index == 0 else None
+        tokenizer = train_tokenizer(shape, _sample_texts(terms, rows, seed)) if ranks.index == 0 else None
         model = assemble(shape, ranks.gather(tokenizer)[0])
     else:
         model = load_base(shape)
@@ -277,10 +312,11 @@ def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, seed:
     return model
 
 
-def _sample_texts(terms: TextPairs, seed: int) -> Iterator[str]:
-    count = len(terms.texts)
-    chosen = (np.arange(count) if count <= TOKENIZER_TEXTS else
-              np.sort(np.random.default_rng([seed, 2]).choice(count, TOKENIZER_TEXTS, replace=False)))
+def _sample_texts(terms: TextPairs, rows: Ints, seed: int) -> Iterator[str]:
+    """Texts of the rows that are trained on, at most TOKENIZER_TEXTS."""
+    chosen = np.unique(terms.pair_N2[rows])
+    if len(chosen) > TOKENIZER_TEXTS:
+        chosen = np.sort(np.random.default_rng([seed, 2]).choice(chosen, TOKENIZER_TEXTS, replace=False))
     for start in range(0, len(chosen), 10_000):
         yield from terms.texts_at(chosen[start:start + 10_000])
 
