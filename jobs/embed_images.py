@@ -5,6 +5,8 @@ spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [sect
 
 from typing import Any
 
+from pyspark.sql import DataFrame
+
 from umair.embedding.drift import MODALITIES, measure_drift, require_coverage
 from umair.embedding.images import EmbeddingRun, count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
 from umair.job import Job, log, main, require_finished
@@ -22,8 +24,9 @@ def embed_images(job: Job) -> dict[str, Any]:
     illustrations = job.read(ILLUSTRATIONS.name)
     vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)
     todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)
-    newest = vectors is None or job.store.snapshot(IMAGE_VECTORS.name).facts["week"] <= str(job.week)
-    gone = None if vectors is None else withdrawn_pictures(illustrations, vectors, absent=newest)
+    latest = job.store.latest_week(IMAGE_VECTORS.name)  # later weeks' pictures are no withdrawn ones
+    gone = None if latest is None or vectors is None else withdrawn_pictures(illustrations, vectors,
+                                                                            absent=latest <= str(job.week))
     run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"))
     with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, run) as embedded:
         for name, update in embedded.updates.items():
@@ -36,26 +39,21 @@ def embed_images(job: Job) -> dict[str, Any]:
              facts["with_picture"] - sum(tried.values()), facts["without_picture"])
     before = _encoder_before(job, encoder)
     if before is not None:
-        facts["new_encoder"] = _compare_encoders(job, before, encoder)
+        facts["new_encoder"] = _compare_encoders(job, illustrations, before, encoder)
     made = [job.store.snapshot(name) for name in (IMAGE_VECTORS.name, IMAGE_REJECTS) if job.store.exists(name)]
     return {"encoder": encoder, **facts, "versions": {snapshot.name: snapshot.version for snapshot in made}}
 
 
 def _encoder_before(job: Job, encoder: str) -> str | None:
-    """The encoder that this one replaces with this very week, whether or not a run was killed in between."""
-    version, since = job.store.snapshot(IMAGE_VECTORS.name).version, None
-    while version >= 0:
-        facts = job.store.snapshot(IMAGE_VECTORS.name, version).facts
-        if facts["encoder"] != encoder:
-            return facts["encoder"] if since == str(job.week) else None
-        version, since = version - 1, facts["week"]
-    return None
+    """The encoder that this one replaces; None where there is none, or where a finished run has compared them."""
+    known = [step.outputs["encoder"] for step in job.store.all_finished("embed_images")]
+    return known[-1] if known and encoder not in known else None
 
 
-def _compare_encoders(job: Job, before: str, after: str) -> dict[str, Any]:
-    """What the new encoder changes, for the ledger; stops the week where it knows fewer pictures than the old one."""
+def _compare_encoders(job: Job, illustrations: DataFrame, before: str, after: str) -> dict[str, Any]:
+    """What the new encoder changes, for the ledger; stops the week where it knows fewer of its pictures than the old one."""
     vectors = job.read_newest(IMAGE_VECTORS.name)
-    coverage = require_coverage(vectors, before, after, job.config.embed_images.max_reject_share)
+    coverage = require_coverage(vectors, illustrations, before, after, job.config.embed_images.max_reject_share)
     drift = measure_drift(vectors, before, after)
     log.info("image vectors: a new encoder, %s instead of %s; of an illustration's ten nearest stay: %s", after, before,
              ", ".join(f"{name} {drift[name]['overlap']:.0%}" for name in MODALITIES if name in drift) or "too few to say")

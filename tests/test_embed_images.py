@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from pyspark.sql import functions as F
 
 from umair.embedding.drift import measure_drift, require_coverage
-from umair.embedding.image_worker import EMBEDDED, embed_frames, judge, open_encoder
+from umair.embedding.image_worker import EMBEDDED, _batches, embed_frames, judge, open_encoder
 from umair.embedding.images import (
     EmbeddingRun,
     EmbedImagesConfig,
@@ -51,6 +52,9 @@ def picture_bytes(seed: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 28, 3), dtype=np.uint8)).save(stream, "PNG")
     return stream.getvalue()
+
+
+IMAGE_REJECTS_COLUMNS = "table string, key string, rule string, value string, state string"
 
 
 class Site:
@@ -145,17 +149,20 @@ def test_spark_gives_what_the_bare_encoder_gives(site: Site) -> None:
     assert count_pictures(site.illustrations) == {"with_picture": 8, "without_picture": 1}
 
 
-def test_a_url_gives_the_vectors_that_a_folder_gives(site: Site) -> None:
+def test_a_url_gives_the_vectors_that_a_folder_gives(site: Site, tmp_path: Path) -> None:
     for key in range(4):
         site.put(key, picture_bytes(key))
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for file in site.images.iterdir():
+            archive.write(file, f"deep/{file.name}")
     site.rows[9] = ("missing.png", None)
     rows = {}
-    for root in (str(site.images), f"file://{site.images}"):
+    for root in (str(site.images), f"file://{site.images}", f"zip://deep::{tmp_path}/pictures.zip"):
         todo = pictures_to_embed(site.illustrations, None, None, root, site.encoder)
         embedded = embed_pictures(todo, site.encoder_folder, root, CONFIG).toPandas().sort_values("illust_id")
         rows[root] = [(row.illust_id, row.rule, row.sha256, None if row.rule else list(row.style)) for row in embedded.itertuples()]
-    folder, url = rows.values()
-    assert folder == url
+    folder, url, archived = rows.values()
+    assert folder == url == archived
     assert [rule for _, rule, _, _ in folder] == [None] * 4 + ["missing_file"]
 
 
@@ -312,6 +319,34 @@ def test_killed_between_the_two_commits_it_finishes_without_loss_or_double(site:
 
 
 # ---------------------------------------------------------------- refusals
+def test_what_was_there_and_could_not_be_read_is_tried_again_unasked(site: Site, spark: SparkSession) -> None:
+    for key in range(4):
+        site.put(key, picture_bytes(key))
+    site.rows[4] = ("missing.png", None)
+    states = {row["illust_id"]: row["state"] for row in site.todo().collect()}
+    rules = {0: "unreadable_file", 1: "missing_file", 2: "truncated", 4: "missing_file"}
+    rejects = spark.createDataFrame([("illustrations", str(key), rule, "x", f"{site.encoder}|{states[key]}")
+                                     for key, rule in rules.items()], IMAGE_REJECTS_COLUMNS)
+    todo = pictures_to_embed(site.illustrations, None, rejects, str(site.images), site.encoder)
+    assert {row["illust_id"]: row["reason"] for row in todo.collect()} == {0: "retried", 1: "retried", 3: "new"}
+
+
+def test_the_unfinished_work_of_another_encoder_waits_on(site: Site) -> None:
+    other = site.store.unfinished("embed_images") / "other" / "run-000"
+    other.mkdir(parents=True)
+    site.put(1, picture_bytes(1))
+    site.embed()
+    assert other.is_dir()
+    assert not (site.store.unfinished("embed_images") / site.encoder).exists()
+
+
+def test_frames_become_batches_whatever_their_size() -> None:
+    frames = [pd.DataFrame({"row": range(start, end)}) for start, end in ((0, 2), (2, 3), (3, 10), (10, 10), (10, 11))]
+    batches = [batch["row"].tolist() for batch in _batches(iter(frames), 4)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert list(_batches(iter([]), 4)) == []
+
+
 def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:
     for key in range(6):
         site.put(key, picture_bytes(key))
@@ -325,12 +360,13 @@ def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:
     site.rows.pop(3)  # withdrawn since
     facts = site.embed()
     assert facts["resumed"] == 2
+    assert sum(part["rows"] for part in facts["partitions"]) == 4  # of this run alone
     assert facts["rows"] == {"new": 6, "changed": 0, "retried": 0}
     assert site.rejects() == {"6": "not_an_image"}  # tried again, as it might have been mended
     vectors = site.vectors()
     assert vectors["illust_id"].tolist() == [0, 1, 2, 4, 5]
     assert [set(style) == {7.0} for style in vectors["style"]] == [True, True, False, False, False]
-    assert not site.store.unfinished("embed_images").exists()
+    assert not (site.store.unfinished("embed_images") / site.encoder).exists()
     assert site.embed()["rows"]["new"] == 0
 
 
@@ -402,6 +438,8 @@ def test_how_a_picture_is_embedded_hardly_changes_its_vectors(site: Site, change
         found = np.stack(vectors[name])
         cosine = (found * values.numpy()).sum(1) / np.linalg.norm(found, axis=1) / values.norm(dim=1).numpy()
         assert (cosine > 1 - near).all()
+        mean = values.numpy().mean(0)  # all pictures are alike to a random encoder: what tells them apart must be each's own
+        assert ((found - mean) @ (values.numpy() - mean).T).argmax(1).tolist() == list(range(5))
 
 
 # ---------------------------------------------------------------- a new encoder beside the old one
@@ -419,8 +457,10 @@ def test_drift_by_hand(spark: SparkSession) -> None:
     assert drift["style"] == {"overlap": 1.0, "cosine": dict.fromkeys(("0.01", "0.1", "0.5", "0.9", "0.99"), 1.0)}
     wide = vectors.withColumn("semantic", F.expr("CASE WHEN encoder = 'new' THEN concat(semantic, array(0f)) ELSE semantic END"))
     assert measure_drift(wide, "old", "new")["semantic"]["cosine"] is None
-    assert require_coverage(vectors, "old", "new", 0.05) == {"before": 20, "after": 20}
+    listed = spark.range(20).withColumnRenamed("id", "illust_id")
+    assert require_coverage(vectors, listed, "old", "new", 0.05) == {"before": 20, "after": 20}
     fewer = vectors.filter("encoder = 'old' OR illust_id < 18")
     with pytest.raises(ContractError, match=r"vectors of 18 illustrations by the new encoder new, and of 20 by the old old.*nothing switches"):
-        require_coverage(fewer, "old", "new", 0.05)
-    assert require_coverage(fewer, "old", "new", 0.1) == {"before": 20, "after": 18}
+        require_coverage(fewer, listed, "old", "new", 0.05)
+    assert require_coverage(fewer, listed, "old", "new", 0.1) == {"before": 20, "after": 18}
+    assert require_coverage(fewer, listed.filter("illust_id < 18"), "old", "new", 0) == {"before": 18, "after": 18}  # an earlier week

@@ -44,6 +44,22 @@ def test_a_store_without_folders_is_read_and_its_state_follows_the_content() -> 
     assert rule_of("memory://shop", "a") == "not_a_file"
 
 
+def test_a_store_s_own_errors_are_a_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoreError(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("slow down")
+
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/shop/b/1.png", b"first")
+    monkeypatch.setattr(type(store), "cat_file", refuse)
+    with pytest.raises(PictureError, match=r"unreadable_file: b/1\.png: StoreError: slow down"):
+        read_picture("memory://shop", "b/1.png", LIMITS)
+    monkeypatch.setattr(type(store), "info", refuse)
+    assert picture_state("memory://shop", "b/1.png") == "b/1.png|unreadable"
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_state_is_size_and_time_of_change(tmp_path: Path, form: str) -> None:
     file, root = tmp_path / "a.png", form.format(tmp_path)
@@ -67,15 +83,16 @@ def test_no_path_leaves_the_root(tmp_path: Path, path: str, form: str) -> None:
     assert rule_of(form.format(tmp_path / "root"), path) == "path_leaves_root"
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", ["link.png", "folder/secret.png"])
-def test_no_link_leads_out_of_a_folder(tmp_path: Path, path: str) -> None:
+def test_no_link_leads_out_of_a_folder(tmp_path: Path, path: str, form: str) -> None:
     root, outside = tmp_path / "root", tmp_path / "root-beside"  # the same beginning is not the same folder
     root.mkdir()
     outside.mkdir()
     (outside / "secret.png").write_bytes(b"secret")
     (root / "link.png").symlink_to(outside / "secret.png")
     (root / "folder").symlink_to(outside)
-    assert rule_of(str(root), path) == "path_leaves_root"
+    assert rule_of(form.format(root), path) == "path_leaves_root"
 
 
 def test_a_link_within_the_root_is_followed(tmp_path: Path) -> None:
@@ -100,8 +117,8 @@ def test_a_root_is_checked_before_anything_is_read(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     assert require_root("images") == str(tmp_path / "images")
-    assert require_root(f"file://{tmp_path}/images") == f"file://{tmp_path}/images"
-    for root, found in (("nowhere", "no such folder"), (f"file://{tmp_path}/nowhere", "nothing there"),
+    assert require_root(f"file://{tmp_path}/images") == f"{tmp_path}/images"
+    for root, found in (("nowhere", "no such folder"), ("memory://nowhere", "nothing there"),
                         ("nosuch://bucket/images", "cannot be opened .*nosuch"),
                         ("abfs://bucket/images", "cannot be opened .*adlfs")):
         with pytest.raises(ConfigError, match=f"raw.image_root = {root}: .*{found}"):

@@ -245,3 +245,14 @@ def test_what_a_run_left_that_died_while_writing_a_folder_goes(tmp_path, monkeyp
         os.utime(path, (0, 0))
     write_folder(tmp_path / "pack", lambda folder: {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [".pack-4567abcd", ".packs-0123abcd", "pack"]
+
+
+def test_the_latest_week_is_that_of_all_versions_and_steps_come_as_they_ended(store):
+    assert store.latest_week("t") is None
+    for week in ("2026-W09", "2026-W12", "2026-W10"):
+        put(store, [1], week=week)
+    assert store.latest_week("t") == "2026-W12"
+    for week, key, finished_at in (("2026-W09", "b", 3.0), ("2026-W12", "a", 1.0), ("2026-W12", "c", 2.0)):
+        store.record(Step("embed_images", week, key, 0.0, {}, finished_at))
+    store.record(Step("embed_texts", "2026-W12", "d", 0.0, {}, 0.0))
+    assert [step.key for step in store.all_finished("embed_images")] == ["a", "c", "b"]

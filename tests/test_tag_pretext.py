@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from umair.errors import ContractError, StorageError
+from umair.errors import ClusterError, ConfigError, ContractError, StorageError
 from umair.metrics import mean_average_precision
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder
 from umair.picture import PictureLimits
@@ -343,6 +343,47 @@ def test_killed_within_an_epoch_it_goes_on_to_the_same_weights(catalogue: tuple[
     assert numbers[0] == 2 * (after // 3 * 3)  # the newest checkpoint's
     assert {**again, "seconds": 0, "broken_pictures": {}} == {**whole, "seconds": 0, "broken_pictures": {}}
     assert not (tmp_path / "killed-checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_leaves_no_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pretext.learning_rate: found 1e\+30, with which the loss became (nan|inf) by step"):
+        train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", learning_rate=1e30))
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_a_sure_prediction_has_a_finite_slope_under_any_focal_loss() -> None:
+    logit = torch.full((1, 1), 30.0, requires_grad=True)
+    tag_loss(logit, torch.ones(1, 1), torch.tensor([True]), pretext(loss="focal", focal_gamma=0.5)).backward()
+    assert logit.grad is not None
+    assert logit.grad.isfinite().all()
+
+
+def test_too_few_pictures_for_so_many_passes_is_a_clear_error(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"190 to train on for each rank in 128 batches, one of 1.*pretext\.accumulate"):
+        train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", accumulate=128))
+
+
+def test_two_ranks_go_on_from_a_checkpoint_to_the_same_weights(spark: SparkSession, catalogue: tuple[list[str], str],
+                                                               tmp_path: Path) -> None:
+    given = {"epochs": 2, "checkpoint_steps": 3, "accumulate": 2, "batch": 8}
+    whole = run_ranks(spark, train_pretext, arguments(catalogue, tmp_path / "whole", **given), 2)[0]
+    with pytest.raises(ClusterError, match="at batch 17"):  # of the second epoch
+        run_ranks(spark, _killed_at_batch_17, arguments(catalogue, tmp_path / "killed", **given), 2)
+    assert (tmp_path / "killed-checkpoints").is_dir()
+    again = run_ranks(spark, train_pretext, arguments(catalogue, tmp_path / "killed", **given), 2)[0]
+    assert {**again, "seconds": 0, "broken_pictures": {}} == {**whole, "seconds": 0, "broken_pictures": {}}
+
+
+def _killed_at_batch_17(ranks: Ranks, **given: Any) -> dict[str, Any]:
+    backward = PretextRun._backward
+
+    def killed(run: PretextRun, number: int, batch: Any) -> float:
+        if number == 17:
+            raise Killed("at batch 17")
+        return backward(run, number, batch)
+
+    PretextRun._backward = killed  # type: ignore[method-assign]
+    return train_pretext(ranks, **given)
 
 
 def test_bfloat16_learns_as_well_in_other_digits(catalogue: tuple[list[str], str], tmp_path: Path) -> None:

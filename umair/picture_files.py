@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from umair.errors import ConfigError
 from umair.picture import PictureError, PictureLimits, check_bytes
 
+NOT_THERE = "unreadable"  # the state of what cannot even be looked at
 # what stores call the tag or time that changes with a file
 CHANGES_WITH_CONTENT = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
@@ -23,6 +25,7 @@ def require_root(root: str) -> str:
 
     Raises ConfigError when there is no such folder or the URL cannot be opened here.
     """
+    root = _as_folder(root)
     if not _is_url(root):
         if not Path(root).is_dir():
             raise ConfigError(f"raw.image_root = {root}", "no such folder", "the folder of the pictures",
@@ -47,6 +50,7 @@ def read_picture(root: str, path: str, limits: PictureLimits) -> bytes:
     Raises PictureError: path_leaves_root (absolute, `..`, a link that leads out), missing_file, not_a_file, unreadable_file,
     empty_file, too_many_bytes (found before reading).
     """
+    root = _as_folder(root)
     try:
         content = _read_url(root, path, limits) if _is_url(root) else _read_local(root, path, limits)
     except FileNotFoundError as error:
@@ -59,14 +63,15 @@ def read_picture(root: str, path: str, limits: PictureLimits) -> bytes:
 
 def picture_state(root: str, path: str) -> str:
     """What changes when the file does: path|size|modification time in ns, or the store's own tag; the file is not read."""
+    root = _as_folder(root)
     try:
         if not _is_url(root):
             found = os.stat(_resolve(root, path))
             return f"{path}|{found.st_size}|{found.st_mtime_ns}"
         files, full = _at(root, path)
-        said = files.info(full)
+        said = _asked(files.info, path, full)
     except (PictureError, OSError):
-        return f"{path}|unreadable"
+        return f"{path}|{NOT_THERE}"
     tag = next((said[key] for key in CHANGES_WITH_CONTENT if key in said), None)
     return f"{path}|{said.get('size')}|{files.ukey(full) if tag is None else tag}"
 
@@ -83,13 +88,23 @@ def _read_local(root: str, path: str, limits: PictureLimits) -> bytes:
 
 def _read_url(root: str, path: str, limits: PictureLimits) -> bytes:
     files, full = _at(root, path)
-    said = files.info(full)
+    said = _asked(files.info, path, full)
     if said["type"] != "file":
         raise PictureError("not_a_file", path)
     if said["size"] is not None:
         check_bytes(said["size"], limits)
-    content: bytes = files.cat_file(full)
+    content: bytes = _asked(files.cat_file, path, full)
     return content
+
+
+def _asked(ask: Callable[[str], Any], path: str, full: str) -> Any:
+    """What a store answers. Each has errors of its own: one that is no OSError counts as a file that cannot be read."""
+    try:
+        return ask(full)
+    except OSError:
+        raise
+    except Exception as error:
+        raise PictureError("unreadable_file", f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _resolve(root: str, path: str) -> str:
@@ -120,6 +135,11 @@ def _open_root(root: str) -> tuple[Any, str]:
 
     files, base = url_to_fs(root)  # fsspec keeps one file system for each process
     return files, base
+
+
+def _as_folder(root: str) -> str:
+    """file:///a/b is the folder /a/b, whose links are followed and watched; other roots stay as they are."""
+    return root.removeprefix("file://") if root.startswith("file:///") else root
 
 
 def _is_url(root: str) -> bool:

@@ -125,6 +125,13 @@ class Store:
         rows = sum(int(count or 0) for count in actions.column("num_records").to_pylist())
         return Snapshot(name, table.version(), files, rows, self._facts(name, table.version()), str(table.metadata().id))
 
+    def latest_week(self, name: str) -> str | None:
+        """The latest week that any version of a table was committed for; None before its first version."""
+        if not self.exists(name):
+            return None
+        newest = DeltaTable(str(self._table(name))).version()
+        return max((self._facts(name, version).get("week", "") for version in range(newest + 1)), default=None)
+
     def _table(self, name: str) -> Path:
         return self.root / "tables" / name
 
@@ -201,6 +208,11 @@ class Store:
         """Says that a step is finished; the last act of every step."""
         write_atomically(self._ledger(step.step, step.week, step.key),
                          json.dumps(step.__dict__, sort_keys=True, indent=1))
+
+    def all_finished(self, step: str) -> list[Step]:
+        """The ledger's lines of a step in every week and configuration, in the order in which they were finished."""
+        lines = [Step(**json.loads(path.read_text(encoding="utf-8"))) for path in self.root.glob(f"steps/*/{step}-*.json")]
+        return sorted(lines, key=lambda line: line.finished_at)
 
     def _ledger(self, step: str, week: str, key: str) -> Path:
         return self.root / "steps" / week / f"{step}-{key}.json"

@@ -39,11 +39,13 @@ def measure_drift(vectors: DataFrame, before: str, after: str, *, sample: int = 
     return measured
 
 
-def require_coverage(vectors: DataFrame, before: str, after: str, allowed: float) -> dict[str, int]:
-    """How many illustrations each encoder knows. Raises ContractError when the new one knows fewer than the old one, beyond
-    the share `allowed`: a model that is trained on its vectors would be blind where the old one saw.
+def require_coverage(vectors: DataFrame, illustrations: DataFrame, before: str, after: str, allowed: float
+                     ) -> dict[str, int]:
+    """How many of the illustrations each encoder knows. Raises ContractError when the new one knows fewer than the old one,
+    beyond the share `allowed`: a model that is trained on its vectors would be blind where the old one saw.
     """
-    counts = {row["encoder"]: row["count"] for row in vectors.groupBy("encoder").count().collect()}
+    listed = vectors.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
+    counts = {row["encoder"]: row["count"] for row in listed.groupBy("encoder").count().collect()}
     old, new = counts.get(before, 0), counts.get(after, 0)
     if new < (1 - allowed) * old:
         raise ContractError("image_vectors",

@@ -79,8 +79,8 @@ def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: st
     While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
     """
     with ThreadPoolExecutor(config.threads, thread_name_prefix="decode") as threads:
-        encoder = functools.partial(open_encoder, folder, fingerprint, config.device, config.torch_threads,
-                                    compiled=config.compile)
+        encoder = functools.partial(open_encoder, folder, fingerprint, device_of_task(config.device), config.torch_threads,
+                                    compiled=config.compile)  # a worker may be lent to a task with another GPU
 
         def start(batch: pd.DataFrame) -> Started:
             load = functools.partial(load_picture, image_root, size=encoder().picture_size, limits=config.limits)
@@ -108,7 +108,7 @@ def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,
                  *, compiled: bool = False) -> ImageEncoder:
     """The encoder in `folder`, loaded once in this Python worker; another `fingerprint` is another encoder."""
     torch.set_num_threads(torch_threads)
-    encoder = load_image_encoder(folder).to(device_of_task(device))
+    encoder = load_image_encoder(folder).to(device)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
         encoder.compile()
@@ -178,6 +178,14 @@ def judge(semantic_S: Vectors, style_Y: Vectors) -> Outcome:
 
 
 def _batches(frames: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
+    """The same rows in frames of `rows`, the last one shorter; Arrow's frames may be shorter or longer."""
+    waiting: list[pd.DataFrame] = []
     for frame in frames:
         for start in range(0, len(frame), rows):
-            yield frame.iloc[start:start + rows]
+            waiting.append(frame.iloc[start:start + rows])
+            if sum(map(len, waiting)) >= rows:
+                whole = pd.concat(waiting, ignore_index=True)
+                yield whole.iloc[:rows]
+                waiting = [whole.iloc[rows:]] if len(whole) > rows else []
+    if waiting:
+        yield pd.concat(waiting, ignore_index=True)

@@ -22,7 +22,7 @@ from pyspark.storagelevel import StorageLevel
 from umair.embedding.image_worker import EMBEDDED, embed_frames
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.errors import ClusterError, ContractError
-from umair.picture_files import picture_state
+from umair.picture_files import NOT_THERE, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
@@ -32,6 +32,8 @@ HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 TASKS_COMMIT_ALONE = "mapreduce.fileoutputcommitter.algorithm.version"  # 2: not all together at the end of the job
 SAME_PICTURE = ["illust_id", "illust_index", "state"]
+EARLIER = -1  # stands for the partitions of runs that were killed
+ARROW_BYTES = 2**31  # of one column in one batch, at most
 TASKS_A_SLOT = 4  # evens out partitions of large and small pictures
 
 
@@ -75,8 +77,9 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
     """illust_id, illust_index, image, image_content, state, reason of pictures that this encoder has not tried as they are.
 
     `state` is `picture_state` of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
-    or retried; changed is also one whose illustration has another index now. An illustration without path and bytes has no
-    picture, which is no fault: it is left out.
+    or retried; changed is also one whose illustration has another index now. A picture that was there and could not be read
+    is retried in any case: that was the store's fault, not its own. An illustration without path and bytes has no picture,
+    which is no fault: it is left out.
     """
     pictures = with_state(illustrations.filter(HAS_PICTURE), image_root)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
@@ -84,8 +87,9 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
     return tried.withColumn("reason", F.expr(f"""
         CASE WHEN embedded IS NULL THEN 'new'
              WHEN array_contains(embedded, concat(illust_index, '|', state)) THEN NULL
+             WHEN array_contains(faulty, state) AND size(embedded) = 0 THEN 'retried'
              WHEN array_contains(rejected, state) AND size(embedded) = 0 THEN {retried}
-             ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected")
+             ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected", "faulty")
 
 
 def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, *, absent: bool) -> DataFrame:
@@ -111,7 +115,8 @@ def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config:
     partitions = config.partitions or TASKS_A_SLOT * todo.sparkSession.sparkContext.defaultParallelism
     work = functools.partial(embed_frames, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
                              image_root=image_root, config=config)
-    return todo.repartition(partitions, "illust_id").mapInPandas(work, EMBEDDED)
+    bounded = todo.withColumn("image_content", F.expr(f"substring(image_content, 1, {config.limits.max_bytes + 1})"))
+    return bounded.repartition(partitions, "illust_id").mapInPandas(work, EMBEDDED)
 
 
 @contextlib.contextmanager
@@ -128,32 +133,39 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     usable = _left_by_killed_runs(todo, run.unfinished / encoder).persist(StorageLevel.DISK_ONLY)
     try:
         resumed = usable.count()
-        rest = todo.join(usable.select(*SAME_PICTURE), SAME_PICTURE, how="left_anti") if resumed else todo
+        rest = todo.join(usable.select("illust_id"), "illust_id", how="left_anti") if resumed else todo
         embedded = _embed(rest, run, run.unfinished / encoder).unionByName(usable)
         facts = {**_count(embedded), "resumed": resumed, "withdrawn": withdrawn.count() if withdrawn is not None else 0}
         _require_few_rejects(facts, embedded, run.config)
         kept = vectors
         if vectors is not None and withdrawn is not None:
             kept = vectors.join(withdrawn, "illust_id", how="left_anti")
-        yield EmbeddedPictures(_updates(embedded, kept, rejects, encoder, facts), facts)
-        shutil.rmtree(run.unfinished)
+        listed = rejects if rejects is None or withdrawn is None else rejects.join(
+            withdrawn.selectExpr("CAST(illust_id AS STRING) AS key"), "key", how="left_anti")
+        yield EmbeddedPictures(_updates(embedded, kept, listed, encoder, facts), facts)
+        shutil.rmtree(run.unfinished / encoder)  # another encoder's waits on
     finally:
         usable.unpersist()
 
 
 def _left_by_killed_runs(todo: DataFrame, unfinished: Path) -> DataFrame:
-    """Rows of EMBEDDED that need not be made again: with vectors, of pictures of `todo` that are as they were."""
+    """Rows of EMBEDDED that need not be made again: with vectors, of pictures of `todo` that are as they were.
+
+    Their partition is EARLIER.
+    """
     left = [str(folder) for folder in sorted(unfinished.glob("run-*")) if any(folder.glob("*.parquet"))]
     if not left:
         return todo.sparkSession.createDataFrame([], EMBEDDED)
-    found = todo.sparkSession.read.schema(EMBEDDED).parquet(*left).filter("rule IS NULL").dropDuplicates(SAME_PICTURE)
-    return found.join(todo.select(*SAME_PICTURE), SAME_PICTURE, how="left_semi").select(found.columns)
+    found = todo.sparkSession.read.schema(EMBEDDED).parquet(*left).filter("rule IS NULL")
+    wanted = found.drop("reason").join(todo.select(*SAME_PICTURE, "reason"), SAME_PICTURE, how="inner")
+    return wanted.dropDuplicates(["illust_id"]).withColumn("partition", F.lit(EARLIER)).select(found.columns)
 
 
 def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: Path) -> DataFrame:
     """Embeds into a new folder below `unfinished`, in which a task's file appears, whole, as soon as the task is done."""
     folder = unfinished / f"run-{len(list(unfinished.glob('run-*'))):03d}"
-    with _arrow_rows(todo.sparkSession, run.config.batch):
+    largest = run.config.limits.max_bytes + 1  # no picture is handed out with more
+    with _arrow_rows(todo.sparkSession, max(1, min(run.config.batch, ARROW_BYTES // largest))):
         embedded = embed_pictures(todo, run.folder, run.image_root, run.config)
         embedded.write.option("compression", "zstd").option(TASKS_COMMIT_ALONE, "2").parquet(str(folder))
     return todo.sparkSession.read.schema(EMBEDDED).parquet(str(folder))
@@ -176,16 +188,18 @@ def _file_state(image_root: str, image: str | None) -> str | None:
 
 
 def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str) -> DataFrame:
-    """illust_id, embedded (index|state), rejected (state): as what this encoder embedded or rejected it, as arrays."""
-    tried = pictures.sparkSession.createDataFrame([], "illust_id bigint, embedded string, rejected string")
+    """illust_id, embedded (index|state), rejected (state), faulty (state): as what this encoder embedded it, or rejected it,
+    or rejected it though it was there, as arrays."""
+    columns = ("embedded", "rejected", "faulty")
+    tried = pictures.sparkSession.createDataFrame([], f"illust_id bigint, {', '.join(f'{name} string' for name in columns)}")
     if vectors is not None:
         tried = tried.union(current_vectors(vectors, encoder).selectExpr(
-            "illust_id", "concat(illust_index, '|', state)", "NULL"))
+            "illust_id", "concat(illust_index, '|', state)", "NULL", "NULL"))
     if rejects is not None:
-        own = rejects.filter(_by_encoder(encoder))
-        tried = tried.union(own.selectExpr("CAST(key AS BIGINT)", "NULL", f"substring(state, {len(encoder) + 2})"))
-    return tried.groupBy("illust_id").agg(F.collect_set("embedded").alias("embedded"),
-                                          F.collect_set("rejected").alias("rejected"))
+        own = rejects.filter(_by_encoder(encoder)).withColumn("state", F.expr(f"substring(state, {len(encoder) + 2})"))
+        faulty = f"IF(rule IN ('unreadable_file', 'missing_file') AND state NOT LIKE '%|{NOT_THERE}', state, NULL)"
+        tried = tried.union(own.selectExpr("CAST(key AS BIGINT)", "NULL", "state", faulty))
+    return tried.groupBy("illust_id").agg(*[F.collect_set(name).alias(name) for name in columns])
 
 
 def _by_encoder(encoder: str) -> Any:
@@ -205,7 +219,7 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
             "seconds": {phase: round(sum(by_partition[phase].values()), 3) for phase in PHASES},
             "partitions": [_phases_and_rate({name: sums[partition] for name, sums in by_partition.items()})
-                           for partition in sorted(by_partition["rows"])]}
+                           for partition in sorted(by_partition["rows"]) if partition != EARLIER]}
 
 
 def _phases_and_rate(sums: dict[str, float]) -> dict[str, float]:
@@ -241,7 +255,7 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
              ) -> dict[str, Update]:
     """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
     tried = sum(facts["rows"].values())
-    revised = facts["rows"]["changed"] + facts["rows"]["retried"] + facts["withdrawn"]
+    revised = facts["rows"]["changed"] + facts["withdrawn"]  # what was retried had no vector
     updates = {}
     if tried or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)

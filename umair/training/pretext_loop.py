@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from umair.config import fingerprint
+from umair.errors import ConfigError, ContractError
 from umair.metrics import mean_average_precision
 from umair.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder, save_image_encoder, to_pixels
 from umair.storage import write_folder
@@ -29,7 +30,7 @@ from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, aug
 from umair.training.tagged_pictures import Catalogue, TaggedPictures, open_tagged
 
 CURVE_POINTS = 60  # of the loss curve, however long the training
-ORDER, CHANCE = 0, 1  # streams of random numbers: the order of an epoch, the augmentation of a batch
+ORDER, CHANCE, DROPPED = range(3)  # streams of random numbers: order of an epoch; augmentation, dropped paths of a batch
 
 
 def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any], pretext: dict[str, Any], folder: str
@@ -40,13 +41,14 @@ def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any]
     and counted (those met since training last started). Killed and run again with the same arguments, training goes on
     from its newest checkpoint and ends with the weights of an uninterrupted run. Returns facts, the same on every rank:
     the encoder's, the loss curve, mean average precision on illustrations held out and that of the label-frequency
-    baseline. Raises ContractError when there is too little to train on, StorageError for a full disk.
+    baseline. Raises ContractError when there is too little to train on, ConfigError when the loss is not finite,
+    StorageError for a full disk.
     """
     config, network, started = PretextConfig(**pretext), ImageEncoderConfig(**encoder), time.monotonic()
     torch.manual_seed(config.seed)
     train, held = open_tagged(catalogue, network.picture_size, (ranks.index, ranks.count), config)
-    key = fingerprint([config, network, catalogue.files, str(catalogue.before), ranks.count])
-    checkpoints = Checkpoints(Path(folder).with_name(f"{Path(folder).name}-checkpoints"), key)
+    key = fingerprint([config, network, str(catalogue), ranks.count])
+    checkpoints = _checkpoints(Path(folder), key)
     try:
         model = TagModel(build_image_encoder(network), train.targets.frequency(), train.artists)
         run = PretextRun(ranks, model.to(ranks.device), train, config, checkpoints)
@@ -66,6 +68,15 @@ def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any]
     return shared
 
 
+def _checkpoints(folder: Path, key: str) -> Checkpoints:
+    return Checkpoints(folder.with_name(f"{folder.name}-checkpoints"), key)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Deletes whatever a killed training of the encoder in `folder` left beside it."""
+    _checkpoints(folder, "").remove()
+
+
 def save_pretrained(encoder: ImageEncoder, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes the encoder's folder, whole or not at all; returns its facts."""
     return write_folder(folder, lambda temporary: {**facts, **save_image_encoder(encoder.cpu(), temporary)})
@@ -75,7 +86,8 @@ class PretextRun:
     """One rank's part in one training of a model, in place, with Adam.
 
     A step is one update of the weights, from the gradients of `accumulate` batches of each rank. What is random (order,
-    augmentation) is a function of seed, rank, epoch and batch, so that a checkpoint needs no random state.
+    augmentation, paths that a backbone drops) is a function of seed, rank, epoch and batch: a checkpoint needs no random
+    state.
     """
 
     def __init__(self, ranks: Ranks, model: TagModel, train: TaggedPictures, config: PretextConfig,
@@ -86,6 +98,10 @@ class PretextRun:
         self.steps_an_epoch = count_steps([len(train)], config.batch * config.accumulate)
         self.steps, self.done = config.epochs * self.steps_an_epoch, 0
         self.sizes = step_sizes(len(train), self.steps_an_epoch * config.accumulate)  # of an epoch's batches
+        if min(self.sizes) < 2:
+            raise ContractError("illustrations", f"{len(train)} to train on for each rank in {len(self.sizes)} batches, one "
+                                f"of {min(self.sizes)}", "2 or more in every batch, for batch norm",
+                                "lower pretext.accumulate or raise pretext.batch")
         self.curve: list[list[float]] = []  # pictures seen by all ranks, mean loss since the last point
         self.seconds_before = 0.0  # that runs which were killed have spent
         self._losses: list[float] = []
@@ -123,7 +139,9 @@ class PretextRun:
 
     def _backward(self, number: int, batch: PictureRows) -> float:
         """Adds the gradients of the run's batch `number`; returns the loss over tags."""
-        chance = np.random.default_rng((self.config.seed, self.ranks.index, CHANCE, number))
+        own = self.config.seed, self.ranks.index
+        torch.manual_seed(int(np.random.SeedSequence([*own, DROPPED, number]).generate_state(1)[0]))
+        chance = np.random.default_rng((*own, CHANCE, number))
         pixels_BCHW = to_pixels(augment(batch.pictures_BHWC, self.config, chance)).to(self.ranks.device)
         logit_BT, artist_BA = predict(self.model, pixels_BCHW, self.config)
         readable_B = torch.from_numpy(batch.readable_B)
@@ -143,6 +161,10 @@ class PretextRun:
         progress.show(self._pictures(self.done), {"tags": self._losses[-1]})
         if self.done == self.steps or self.done % max(1, self.steps // CURVE_POINTS) == 0:  # on every rank at the same step
             loss = self.ranks.mean({"loss": float(np.mean(self._losses))})["loss"]
+            if not np.isfinite(loss):
+                raise ConfigError("pretext.learning_rate", f"{self.config.learning_rate}, with which the loss became {loss} "
+                                  f"by step {self.done:,}", "a rate at which training converges",
+                                  "lower it, for example to a tenth")
             self.curve.append([self._pictures(self.done), round(loss, 5)])
             self._losses.clear()
         if self.done % self.config.checkpoint_steps == 0 and self.done < self.steps:

@@ -18,6 +18,8 @@ from umair.model.image_encoder import ImageEncoder
 from umair.picture import RGB
 from umair.training.tagged_pictures import TaggedConfig
 
+SURE = 1e-6  # of one minus a probability: below it a power less than 1 has no finite slope
+
 
 class PretextConfig(TaggedConfig):
     """Multi-label tag prediction with a sigmoid for each tag. The paper gives no sizes; these are ours."""
@@ -76,7 +78,7 @@ def tag_loss(logit_BT: Tensor, target_BT: Tensor, readable_B: Tensor, config: Pr
     target_BT, readable_B = target_BT.to(logit_BT.device), readable_B.to(logit_BT.device)
     loss_BT = binary_cross_entropy_with_logits(logit_BT, target_BT, reduction="none")
     if config.loss == "focal":
-        loss_BT = loss_BT * (1.0 - torch.exp(-loss_BT)) ** config.focal_gamma
+        loss_BT = loss_BT * (1.0 - torch.exp(-loss_BT)).clamp(min=SURE) ** config.focal_gamma
     return (loss_BT.mean(dim=1) * readable_B).sum() / readable_B.sum().clamp(min=1)
 
 

@@ -183,12 +183,9 @@ def text_key(text: str) -> str:
 
 def _one_spelling(texts: pa.Array) -> tuple[pa.Array, Ints]:
     """Of texts with one key the first, and for each of the given texts its position among those."""
-    keys = np.array([text_key(text) for text in texts.to_pylist()], dtype=np.str_)
-    _, first_K, key_T = np.unique(keys, return_index=True, return_inverse=True)
-    order_K = np.argsort(first_K)  # as the texts are sorted
-    place_K = np.empty_like(order_K)
-    place_K[order_K] = np.arange(len(order_K))
-    return texts.take(pa.array(first_K[order_K])), place_K[key_T]
+    keys = pa.array([text_key(text) for text in texts.to_pylist()], pa.large_string())
+    key_T = keys.dictionary_encode().indices.to_numpy().astype(np.int64)  # by first appearance, so in the texts' order
+    return texts.take(pa.array(np.unique(key_T, return_index=True)[1])), key_T
 
 
 def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
