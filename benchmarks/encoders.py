@@ -39,12 +39,12 @@ NEAR = 10
 FORMS: dict[str, dict[str, Any]] = {  # name -> what differs from the configuration's encoder
     "gram_max (the paper's)": {"style": "gram_max", "style_log": False},
     "gram_max, log": {"style": "gram_max", "style_log": True},
-    "gram_sketch": {"style": "gram_sketch"},
+    "gram_sketch": {"style": "gram_sketch", "style_log": False},
     "gram_sketch, log": {"style": "gram_sketch", "style_log": True},
     "gram_sketch of stages 1 and 2, log": {"style": "gram_sketch", "style_stages": 2, "style_log": True},
-    "moments": {"style": "moments"},
-    "moments of stages 1 and 2": {"style": "moments", "style_stages": 2},
-    "moments of stages 1 to 3": {"style": "moments", "style_stages": 3},
+    "moments": {"style": "moments", "style_log": False},
+    "moments of stages 1 and 2": {"style": "moments", "style_log": False, "style_stages": 2},
+    "moments of stages 1 to 3": {"style": "moments", "style_log": False, "style_stages": 3},
 }
 
 
@@ -52,7 +52,7 @@ TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the conf
     "tags and artists": (),
     "tags alone (the paper's)": ("pretext.artists=0",),
     "tags and artists through gram_sketch, log": ("image_encoder.style=gram_sketch", "image_encoder.style_log=true"),
-    "tags and artists through moments": ("image_encoder.style=moments",),
+    "tags and artists through moments": ("image_encoder.style=moments", "image_encoder.style_log=false"),
 }
 
 
@@ -135,6 +135,15 @@ def _summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
             for vector in ("style", "semantic") for measure in ("finds_style", "finds_content")}
 
 
+def _in_short(summary: dict[str, float]) -> str:
+    """One row for each set of weights, of the paper's form."""
+    rows: dict[str, list[str]] = {}
+    for name, value in summary.items():
+        rows.setdefault(name.split(": ")[0], []).append(f"{value:.3f}")
+    return "\n".join(f"| {weights} | {style} | {style_content} | {content} | {content_style} |"
+                     for weights, (style, style_content, content_style, content) in rows.items())
+
+
 def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
@@ -148,7 +157,14 @@ its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, t
 ({', '.join(map(str, result['seeds']))}); in brackets the 95 % interval of the first seed over resampled styles or contents.
 
 The encoder is that of conf/local.yaml, trained on {result['illustrations']:,} drawn illustrations (conf/experiments/encoders.yaml); each set of weights
-is read out through every form of the style vector. Trained through a form: the artists were told apart by it.
+is read out through every form of the style vector. Trained through a form: the artists were told apart by it. Tags alone are what
+the paper trains on; gram_max is its form.
+
+## In short
+
+| weights | style vector finds style | and content | semantic vector finds content | and style |
+|---|---|---|---|---|
+{_in_short(_summary(lines))}
 """]
     for weights in dict.fromkeys(line["weights"] for line in lines):
         found = result["mean_average_precision"].get(weights)

@@ -65,8 +65,9 @@ class TagModel(nn.Module):
         if self.artist_head is None:
             return self.head(self.encoder.deep(pixels_BCHW)), None
         deep_BS, style_BY = self.encoder.deep_and_style(pixels_BCHW)
-        tamed_BY = style_BY.sign() * style_BY.abs().log1p()  # products have a long tail
-        return self.head(deep_BS), self.artist_head(tamed_BY)
+        if not self.encoder.config.style_log:
+            style_BY = style_BY.sign() * style_BY.abs().log1p()  # products have a long tail
+        return self.head(deep_BS), self.artist_head(style_BY)
 
 
 # ---------------------------------------------------------------- a step
