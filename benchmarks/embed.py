@@ -3,7 +3,8 @@
     python benchmarks/embed.py [--pictures 3000] [--repeats 3] [--movies FILE]
 
 Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
-before the clock starts. The bare loop decodes one batch ahead in threads, as the Spark worker does, and writes nothing.
+before the clock starts. The bare loop decodes one batch ahead in threads, as the Spark worker does, and writes nothing; "spark" decodes, encodes and
+writes; "whole job" also looks at every file, keeps what a killed run could go on with, and commits to the tables.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from umair.evidence import ROOT, provenance
 from umair.job import Config, start_spark
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder
 from umair.model.text_encoder import build_text_encoder, clean_text, load_text_encoder, save_text_encoder, text_encoder_facts
-from umair.storage import read_facts, write_folder
+from umair.storage import Store, read_facts, write_folder
 from umair.world.config import WorldConfig
 from umair.world.factors import draw_illustrations
 from umair.world.gallery import jpeg
@@ -85,7 +86,8 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, gi
     ways: dict[str, Callable[[], Any]] = {
         "bare loop": lambda: _bare(encoder, folder / "pictures", names, config, ahead=True),
         "bare loop without prefetching": lambda: _bare(encoder, folder / "pictures", names, config, ahead=False),
-        "spark": lambda: _spark(todo, folder, config), "spark without prefetching": lambda: _spark(todo, folder, plain)}
+        "spark": lambda: _spark(todo, folder, config), "spark without prefetching": lambda: _spark(todo, folder, plain),
+        "whole job": lambda: _whole_job(todo, folder, config)}
     for way in ways.values():
         way()  # loads the model into the Python worker, and pictures into the page cache
     rates = {name: [] for name in ways}
@@ -95,6 +97,7 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, gi
     middle = {name: statistics.median(each) for name, each in rates.items()}
     return {"pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
             "spark_over_bare": round(middle["spark"] / middle["bare loop"], 3),
+            "whole_job_over_bare": round(middle["whole job"] / middle["bare loop"], 3),
             "prefetching_gains": round(middle["spark"] / middle["spark without prefetching"], 3)}
 
 
@@ -109,6 +112,19 @@ def _spark(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
     with images._arrow_rows(todo.sparkSession, config.batch):
         embedded = images.embed_pictures(todo, folder / "encoder", str(folder / "pictures"), config)
         embedded.write.option("compression", "zstd").mode("overwrite").parquet(str(folder / "out"))
+
+
+def _whole_job(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
+    """What jobs/embed_images.py does: looks at every file, embeds, judges, and commits to tables that do not exist yet."""
+    store, root = Store(folder / "root"), str(folder / "pictures")
+    fresh = images.pictures_to_embed(todo.drop("state", "reason"), None, None, root, read_facts(folder / "encoder")["fingerprint"])
+    run = images.EmbeddingRun(folder / "encoder", root, config, store.unfinished("embed_images"))
+    with images.embedded_pictures(fresh, None, None, None, run) as embedded:
+        for name, update in embedded.updates.items():
+            staged = store.staging(name)
+            update.frame.write.option("compression", "zstd").parquet(str(staged))
+            store.commit(name, staged, {}, append=update.append)
+    shutil.rmtree(store.root)
 
 
 def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig, *, ahead: bool) -> list[np.ndarray]:
@@ -127,11 +143,12 @@ def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig,
 
 
 def _growth(spark: Any, folder: Path, count: int) -> dict[str, Any]:
-    """Rates and the driver's memory (Python and JVM) as the catalogue grows; the same pictures under more ids."""
+    """The whole job's rates and the driver's memory (Python and JVM) as the catalogue grows; the same pictures under more ids."""
     config = EmbedImagesConfig(batch=64, threads=THREADS, torch_threads=THREADS, partitions=4)
     found = {}
     for copies in GROWTH:
-        run = functools.partial(_spark, _todo(spark, folder, count, copies), folder, config.model_copy(update={"partitions": 4 * copies}))
+        run = functools.partial(_whole_job, _todo(spark, folder, count, copies), folder,
+                                config.model_copy(update={"partitions": 4 * copies}))
         with _Memory() as memory:
             seconds = _timed(run)
         found[f"{copies}x"] = {"pictures": count * copies, "pictures_per_second": round(count * copies / seconds, 1),
@@ -176,7 +193,10 @@ def _texts(spark: Any, folder: Path, local: Config, given: argparse.Namespace) -
         "spark": lambda: texts.embed_texts(stored, folder, config).write.mode("overwrite").parquet(str(folder / "out"))}
     for way in ways.values():
         way()
-    rates = {name: [len(unique) / _timed(way) for _ in range(given.repeats)] for name, way in ways.items()}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(given.repeats):
+        for name, way in ways.items():
+            rates[name].append(len(unique) / _timed(way))
     middle = {name: statistics.median(each) for name, each in rates.items()}
     uses = {"tags of 6,000 drawn illustrations": _drawn_tags(6_000)}
     if given.movies:
