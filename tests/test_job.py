@@ -276,3 +276,9 @@ def test_an_error_after_the_commit_removes_no_committed_file(spark: Any, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         job.commit("events", spark.range(3))
     assert spark.read.parquet(*job.store.snapshot("events").files).count() == 3
+
+
+@pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("conf/**/*.yaml")))
+def test_every_configuration_in_the_tree_loads(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load_config(path, [], Config).root
