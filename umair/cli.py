@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process: 0 fine, 2 bad input or surroundings."""
     given = _parser().parse_args(arguments)
     try:
-        code = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params}[given.command](given)
+        commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy}
+        code = commands[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
         code = 2
@@ -32,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--workers", type=int, default=None, help="processes that draw; default: all cores")
     world.add_argument("overrides", nargs="*", metavar="section.key=value")
     commands.add_parser("params", help="weights of the paper's rankers and ablations beside the paper's counts, as JSON")
+    tidy = commands.add_parser("tidy", help="table files and feature packs that only old weeks need")
+    tidy.add_argument("--config", required=True)
+    tidy.add_argument("--weeks", type=int, default=8, help="the last weeks of the ledger whose versions stay; default: 8")
+    tidy.add_argument("--delete", action="store_true", help="delete them; without it they are only counted")
+    tidy.add_argument("overrides", nargs="*", metavar="section.key=value")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
 
@@ -53,6 +59,21 @@ def _world(given: argparse.Namespace) -> int:
     out = Path(given.out or config.raw.folder)
     facts = draw_world(config.world, out, workers=given.workers or os.cpu_count() or 1)
     print(json.dumps(facts))
+    return 0
+
+
+def _tidy(given: argparse.Namespace) -> int:
+    from umair.config import load_config
+    from umair.errors import ConfigError
+    from umair.job import Config
+    from umair.storage import Store
+    from umair.tidy import tidy
+
+    if given.weeks < 1:
+        raise ConfigError("--weeks", str(given.weeks), "1 or more", "keep at least the last week")
+    config = load_config(given.config, given.overrides, Config)
+    store = Store(config.root)
+    print(json.dumps(tidy(store, given.weeks, config.training.feature_folder(store.root), delete=given.delete)))
     return 0
 
 

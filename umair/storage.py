@@ -111,7 +111,15 @@ class Store:
         return self.snapshot(name)
 
     def snapshot(self, name: str, version: int | None = None) -> Snapshot:
-        """The newest version of a table, or the one asked for. Raises StorageError when there is none."""
+        """The newest version of a table, or the one asked for. Raises StorageError when there is none, or none any more."""
+        snapshot = self._snapshot(name, version)
+        if version is not None and not all(map(os.path.exists, snapshot.files)):
+            raise StorageError(f"table '{name}' below {self.root}", f"version {version}, of which files were tidied away",
+                               "a version of a week that was kept", "remove the week's lines below steps/ and run it again, "
+                               "or restore the files")
+        return snapshot
+
+    def _snapshot(self, name: str, version: int | None = None) -> Snapshot:
         try:
             table = DeltaTable(str(self._table(name)), version=version)
         except TableNotFoundError as error:
@@ -124,6 +132,15 @@ class Store:
         files = tuple(sorted(str(self._table(name) / unquote(path)) for path in actions.column("path").to_pylist()))
         rows = sum(int(count or 0) for count in actions.column("num_records").to_pylist())
         return Snapshot(name, table.version(), files, rows, self._facts(name, table.version()), str(table.metadata().id))
+
+    def tables(self) -> list[str]:
+        """The names of all tables that have a version."""
+        return sorted(folder.name for folder in (self.root / "tables").glob("*") if self.exists(folder.name))
+
+    def files_beyond(self, name: str, versions: set[int]) -> list[Path]:
+        """Parquet files on disk that neither the newest version of a table nor any of `versions` is made of."""
+        kept = {file for version in {None, *versions} for file in self._snapshot(name, version).files}
+        return [path for path in sorted(self._table(name).glob("part-*/**/*.parquet")) if str(path) not in kept]
 
     def latest_week(self, name: str) -> str | None:
         """The latest week that any version of a table was committed for; None before its first version."""
@@ -209,10 +226,20 @@ class Store:
         write_atomically(self._ledger(step.step, step.week, step.key),
                          json.dumps(step.__dict__, sort_keys=True, indent=1))
 
+    def weeks(self) -> list[str]:
+        """The weeks of which the ledger knows steps, earliest first."""
+        return sorted(folder.name for folder in self.root.glob("steps/????-W??"))
+
+    def steps_of(self, week: str) -> list[Step]:
+        """The ledger's lines of a week, of every configuration."""
+        return self._lines(f"steps/{week}/*.json")
+
     def all_finished(self, step: str) -> list[Step]:
         """The ledger's lines of a step in every week and configuration, in the order in which they were finished."""
-        lines = [Step(**json.loads(path.read_text(encoding="utf-8"))) for path in self.root.glob(f"steps/*/{step}-*.json")]
-        return sorted(lines, key=lambda line: line.finished_at)
+        return sorted(self._lines(f"steps/*/{step}-*.json"), key=lambda line: line.finished_at)
+
+    def _lines(self, pattern: str) -> list[Step]:
+        return [Step(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self.root.glob(pattern))]
 
     def _ledger(self, step: str, week: str, key: str) -> Path:
         return self.root / "steps" / week / f"{step}-{key}.json"
