@@ -37,17 +37,11 @@ def embed_images(job: Job) -> dict[str, Any]:
              "%d withdrawn, %d known, %d illustrations without", *tried.values(), sum(facts["rejects"].values()),
              facts["resumed"], facts["withdrawn"],
              facts["with_picture"] - sum(tried.values()), facts["without_picture"])
-    before = _encoder_before(job, encoder)
+    before = job.encoder_before("embed_images", encoder)
     if before is not None:
         facts["new_encoder"] = _compare_encoders(job, illustrations, before, encoder)
     made = [job.store.snapshot(name) for name in (IMAGE_VECTORS.name, IMAGE_REJECTS) if job.store.exists(name)]
     return {"encoder": encoder, **facts, "versions": {snapshot.name: snapshot.version for snapshot in made}}
-
-
-def _encoder_before(job: Job, encoder: str) -> str | None:
-    """The encoder that this one replaces; None where there is none, or where a finished run has compared them."""
-    known = [step.outputs["encoder"] for step in job.store.all_finished("embed_images")]
-    return known[-1] if known and encoder not in known else None
 
 
 def _compare_encoders(job: Job, illustrations: DataFrame, before: str, after: str) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from umair.embedding.drift import measure_drift
 from umair.embedding.texts import embed_texts as embed
 from umair.embedding.texts import texts_to_embed
-from umair.job import Job, main, require_finished
+from umair.job import Job, log, main, require_finished
 from umair.schema import ILLUSTRATIONS, TAGS, TEXT_VECTORS
 from umair.storage import read_facts
 
@@ -21,7 +22,14 @@ def embed_texts(job: Job) -> dict[str, Any]:
     if there is None or not new.isEmpty():
         job.commit(TEXT_VECTORS.name, embed(new, folder, config), append=True, encoder=encoder)
     vectors = job.store.snapshot(TEXT_VECTORS.name)
-    return {"embedded": vectors.rows - before, "encoder": encoder, "versions": {vectors.name: vectors.version}}
+    facts = {"embedded": vectors.rows - before, "encoder": encoder, "versions": {vectors.name: vectors.version}}
+    replaced = job.encoder_before("embed_texts", encoder)
+    if replaced is not None:
+        drift = measure_drift(job.read_newest(TEXT_VECTORS.name), replaced, encoder, key="text", kinds=["vector"])
+        stay = f"{drift['vector']['overlap']:.0%}" if "vector" in drift else "too few to say"
+        log.info("text vectors: a new encoder, %s instead of %s; of a text's ten nearest stay: %s", encoder, replaced, stay)
+        facts["new_encoder"] = drift
+    return facts
 
 
 if __name__ == "__main__":

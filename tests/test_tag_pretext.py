@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +38,7 @@ from umair.training.tagged_pictures import (
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test file
 torch.set_num_threads(1)
 ENCODER = {"picture_size": 32, "block": "basic", "stem_width": 8, "widths": (16, 24), "depths": (1, 1), "style_blocks": 1}
 PRETEXT = {"epochs": 6, "batch": 16, "learning_rate": 3e-3, "min_tag_uses": 5, "holdout_share": 0.2, "decode_threads": 2,

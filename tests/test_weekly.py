@@ -119,6 +119,10 @@ def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> 
 
 def test_a_new_encoder_embeds_all_beside_the_old_vectors_and_says_how_far_they_moved(config: Path, store: Store) -> None:
     before = rows_of(store, "image_vectors")
+    for job in ("finetune_text_encoder", "embed_texts"):
+        run = submit(job, config, NEXT_WEEK, "text_pairs.seed=1")
+        assert run.code == 0, run.text[-4000:]
+    assert re.search(r"text vectors: a new encoder, \w+ instead of \w+; of a text's ten nearest stay: \d+%", run.text)
     for job in ("pretrain_image_encoder", "embed_images"):
         run = submit(job, config, NEXT_WEEK, "pretext.epochs=0", "pretext.seed=1")
         assert run.code == 0, run.text[-4000:]

@@ -185,6 +185,11 @@ class Job:
     def finished(self, step: str) -> Step | None:
         return self.store.finished(step, self.ledger_week(step), self.key(step))
 
+    def encoder_before(self, step: str, encoder: str) -> str | None:
+        """The encoder that this one replaces in `step`; None where there is none, or once a finished run compared them."""
+        known = [line.outputs["encoder"] for line in self.store.all_finished(step)]
+        return known[-1] if known and encoder not in known else None
+
     def model_folder(self, step: str) -> Any:
         """The folder of the encoder or ranker that `step` makes, whether or not it is there yet."""
         kind = {"pretrain_image_encoder": "encoders/image", "finetune_text_encoder": "encoders/text",

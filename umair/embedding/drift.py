@@ -5,6 +5,7 @@ N illustrations of a sample that both encoders embedded, D vector width, K neigh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,20 @@ NEIGHBOURS = 10
 Vectors = npt.NDArray[np.float32]
 
 
-def measure_drift(vectors: DataFrame, before: str, after: str, *, sample: int = 5_000) -> dict[str, Any]:
-    """By modality: quantiles of the cosine between an illustration's two vectors (None where their widths differ; of little
-    meaning for an encoder that was trained anew), and `overlap`, the share of its ten nearest that stay its ten nearest,
-    which means the same for any two encoders. `rows`: illustrations looked at, at most `sample`, drawn by a hash.
+def measure_drift(vectors: DataFrame, before: str, after: str, *, key: str = "illust_id", kinds: Sequence[str] = MODALITIES,
+                  sample: int = 5_000) -> dict[str, Any]:
+    """By kind of vector (a column): quantiles of the cosine between the two vectors of an illustration or text, and
+    `overlap`, the share of its ten nearest that stay its ten nearest.
+
+    The overlap means the same for any two encoders; cosines are None where the widths differ, and mean little for an encoder
+    that was trained anew. `rows`: those looked at, at most `sample`, drawn by a hash of `key`, which tells rows apart.
     """
     old, new = (vectors.filter(F.col("encoder") == encoder).select(
-        "illust_id", *[F.col(name).alias(f"{name}_{moment}") for name in MODALITIES])
+        key, *[F.col(name).alias(f"{name}_{moment}") for name in kinds])
         for moment, encoder in (("before", before), ("after", after)))
-    drawn = old.join(new, "illust_id", how="inner").orderBy(F.xxhash64("illust_id")).limit(sample).toPandas()
+    drawn = old.join(new, key, how="inner").orderBy(F.xxhash64(key)).limit(sample).toPandas()
     measured: dict[str, Any] = {"before": before, "after": after, "rows": len(drawn)}
-    for name in MODALITIES if len(drawn) > NEIGHBOURS else ():
+    for name in kinds if len(drawn) > NEIGHBOURS else ():
         columns = (drawn[f"{name}_{moment}"] for moment in ("before", "after"))
         before_ND, after_ND = (np.array(column.tolist(), np.float32) for column in columns)
         overlap = neighbour_overlap(before_ND, after_ND)
