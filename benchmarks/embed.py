@@ -45,7 +45,8 @@ from umair.world.words import term_pairs
 RESULTS = ROOT / "benchmarks/results/embed.json"
 THREADS = 2
 TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(1, 1), style_blocks=1)
-CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": (None, 112), "tiny encoder, pictures of 512 pixels": (TINY, 512)}
+CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": (None, 112, 1),  # size, and ids for each file
+         "tiny encoder, pictures of 512 pixels": (TINY, 512, 4)}
 GROWTH = (1, 4, 16)
 
 
@@ -58,8 +59,8 @@ def main() -> None:
         local = load_config(ROOT / "conf/local.yaml", [], Config)
         result: dict[str, Any] = {
             **provenance("make bench-embed"), "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
-        result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, given)
-                            for place, (name, (encoder, size)) in enumerate(CASES.items())}
+        result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, copies, given)
+                            for place, (name, (encoder, size, copies)) in enumerate(CASES.items())}
         result["growth"] = _growth(spark, folder / "0", given.pictures // 4)
         result["texts"] = _texts(spark, folder / "texts", local, given)
     finally:
@@ -72,7 +73,8 @@ def main() -> None:
 
 
 # ---------------------------------------------------------------- images
-def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, given: argparse.Namespace) -> dict[str, Any]:
+def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, copies: int, given: argparse.Namespace
+            ) -> dict[str, Any]:
     (folder / "pictures").mkdir(parents=True)
     for number, each in enumerate(draw_grid(20, -(-given.pictures // 20), size, seed=1)):
         if number < given.pictures:
@@ -81,8 +83,8 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, gi
     encoder = load_image_encoder(folder / "encoder").to(memory_format=torch.channels_last)
     config = EmbedImagesConfig(batch=64, threads=THREADS, torch_threads=THREADS, partitions=4)
     plain = config.model_copy(update={"prefetch": False})
-    todo = _todo(spark, folder, given.pictures)
-    names = [f"{number}.jpg" for number in range(given.pictures)]
+    todo = _todo(spark, folder, given.pictures, copies)
+    names = [f"{number}.jpg" for number in range(given.pictures)] * copies
     ways: dict[str, Callable[[], Any]] = {
         "bare loop": lambda: _bare(encoder, folder / "pictures", names, config, ahead=True),
         "bare loop without prefetching": lambda: _bare(encoder, folder / "pictures", names, config, ahead=False),
@@ -93,9 +95,9 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, size: int, gi
     rates = {name: [] for name in ways}
     for _ in range(given.repeats):
         for name, way in ways.items():
-            rates[name].append(given.pictures / _timed(way))
+            rates[name].append(len(names) / _timed(way))
     middle = {name: statistics.median(each) for name, each in rates.items()}
-    return {"pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+    return {"pictures": len(names), "pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
             "spark_over_bare": round(middle["spark"] / middle["bare loop"], 3),
             "whole_job_over_bare": round(middle["whole job"] / middle["bare loop"], 3),
             "prefetching_gains": round(middle["spark"] / middle["spark without prefetching"], 3)}
