@@ -17,7 +17,7 @@ from PIL import Image
 from pyspark.sql import functions as F
 
 from umair.embedding.drift import measure_drift, require_coverage
-from umair.embedding.image_worker import EMBEDDED, _batches, embed_frames, judge, open_encoder
+from umair.embedding.image_worker import EMBEDDED, _batches, embed_frames, even_sizes, judge, open_encoder
 from umair.embedding.images import (
     EmbeddingRun,
     EmbedImagesConfig,
@@ -348,6 +348,15 @@ def test_the_unfinished_work_of_another_encoder_waits_on(site: Site) -> None:
     assert not (site.store.unfinished("embed_images") / site.encoder).exists()
 
 
+def test_an_odd_batch_is_cut_into_sizes_that_come_again() -> None:
+    assert even_sizes(64, 64) == [64]
+    assert even_sizes(100, 100) == [100]
+    assert even_sizes(60, 64) == [32, 16, 8, 4]
+    assert even_sizes(1, 64) == [1]
+    assert all(sum(even_sizes(count, 100)) == count for count in range(1, 101))
+    assert {size for count in range(1, 65) for size in even_sizes(count, 64)} == {1, 2, 4, 8, 16, 32, 64}
+
+
 def test_frames_become_batches_whatever_their_size() -> None:
     frames = [pd.DataFrame({"row": range(start, end)}) for start, end in ((0, 2), (2, 3), (3, 10), (10, 10), (10, 11))]
     batches = [batch["row"].tolist() for batch in _batches(iter(frames), 4)]
@@ -430,7 +439,7 @@ def test_an_illustration_with_another_index_is_embedded_again_under_it(site: Sit
 
 
 # ---------------------------------------------------------------- how, not what
-@pytest.mark.parametrize("changes", [{"prefetch": False}, {"precision": "bfloat16"}, {"precision": "float16"},
+@pytest.mark.parametrize("changes", [{"prefetch": True}, {"precision": "bfloat16"}, {"precision": "float16"},
                                      {"batch": 2}])
 def test_how_a_picture_is_embedded_hardly_changes_its_vectors(site: Site, changes: dict[str, Any]) -> None:
     for key in range(5):

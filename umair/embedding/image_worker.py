@@ -35,7 +35,8 @@ class EmbedImagesConfig(Section):
     batch: int = Field(64, gt=0, le=1024)  # pictures of a forward pass; also of an Arrow batch
     threads: int = Field(4, gt=0)  # that read and decode, in each Spark task
     torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
-    prefetch: bool = True  # read and decode the next batch while the encoder works on this one
+    prefetch: bool | None = None  # decode the next batch while the encoder works on this one; None: with cuda alone, since
+    #                               on a CPU both would want the same cores (benchmarks/results/embed.json)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the encoder's products; Gram sums stay float32
     compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU
     partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
@@ -88,8 +89,9 @@ def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: st
                            for image, content in zip(batch["image"], batch["image_content"], strict=True)]
 
         started, now = map(start, _batches(frames, config.batch)), time.perf_counter()
-        for batch, coming in one_ahead(started) if config.prefetch else started:
-            embedded = encode_batch(batch, [future.result() for future in coming], encoder(), config.precision)
+        ahead = config.device == "cuda" if config.prefetch is None else config.prefetch
+        for batch, coming in one_ahead(started) if ahead else started:
+            embedded = encode_batch(batch, [future.result() for future in coming], encoder(), config)
             before, now = now, time.perf_counter()
             yield embedded.assign(task_seconds=(now - before) / len(embedded))
 
@@ -138,14 +140,18 @@ def load_picture(image_root: str, image: str | None, content: bytes | None, *, s
     return Loaded(picture, digest, None, None, read - started, time.perf_counter() - read)
 
 
-def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder, precision: str = "float32"
+def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder, config: EmbedImagesConfig
                  ) -> pd.DataFrame:
     """One output row for each input row: vectors rounded to fp16, or the rule that the picture or its vectors broke."""
     started, outcomes = time.perf_counter(), [Outcome(None, None, one.rule, one.value) for one in loaded]
     readable = {row: one.picture for row, one in enumerate(loaded) if one.picture is not None}
     if readable:
-        vectors = encode(encoder, np.stack(list(readable.values())), precision)
-        for row, semantic_S, style_Y in zip(readable, *vectors, strict=True):
+        pictures_BHWC = np.stack(list(readable.values()))
+        parts = np.split(pictures_BHWC, np.cumsum(even_sizes(len(pictures_BHWC), config.batch))[:-1])
+        vectors = [encode(encoder, part_BHWC, config.precision) for part_BHWC in parts]
+        pairs = ((semantic_S, style_Y) for semantic_BS, style_BY in vectors
+                 for semantic_S, style_Y in zip(semantic_BS, style_BY, strict=True))
+        for row, (semantic_S, style_Y) in zip(readable, pairs, strict=True):
             outcomes[row] = judge(semantic_S, style_Y)
     seconds = (time.perf_counter() - started) / max(1, len(readable))
     task = TaskContext.get()
@@ -156,6 +162,13 @@ def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncode
         "partition": task.partitionId() if task else 0, "read_seconds": [one.read_seconds for one in loaded],
         "decode_seconds": [one.decode_seconds for one in loaded],
         "encode_seconds": [seconds if one.picture is not None else 0.0 for one in loaded]})
+
+
+def even_sizes(count: int, whole: int) -> list[int]:
+    """`count` as a whole batch or as falling powers of two: each size that a network meets for the first time costs it
+    tenths of a second of planning (on a CPU) or minutes (compiled), and every partition ends with another one.
+    """
+    return [whole] if count == whole else [2 ** bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
 
 
 def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: str = "float32") -> tuple[Vectors, Vectors]:
