@@ -59,7 +59,7 @@ def main() -> None:
     try:
         local = load_config(ROOT / "conf/local.yaml", [], Config)
         result: dict[str, Any] = {
-            **provenance("make bench-embed"), "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
+            **provenance(_command(given)), "threads": THREADS, "pictures": given.pictures, "repeats": given.repeats}
         result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, copies, given)
                             for place, (name, (encoder, size, copies)) in enumerate(CASES.items())}
         result["growth"] = _growth(spark, folder / "0", given.pictures)
@@ -227,6 +227,11 @@ def _drawn_tags(count: int) -> list[str]:
 def _genres(file: Path) -> list[str]:
     with file.open(encoding="utf-8", newline="") as lines:
         return [genre for row in csv.DictReader(lines) for genre in row["genres"].split("|")]
+
+
+def _command(given: argparse.Namespace) -> str:
+    movies = f" --movies {given.movies.name}" if given.movies else ""
+    return f"python benchmarks/embed.py --pictures {given.pictures} --repeats {given.repeats}{movies}"
 
 
 def _timed(way: Callable[[], Any]) -> float:
