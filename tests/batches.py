@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
-from umair.model.ranker import RankerConfig
+from umair.model.ranker import Ranker, RankerConfig
 
 PAPER_WIDTHS = {"semantic": 1024, "style": 256, "text": 512}
 WIDTHS = {"semantic": 12, "style": 6, "text": 8}
@@ -51,3 +52,14 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
     """The batch with these rows alone; its illustrations stay."""
     return replace(batch, **{name: value[rows] for name, value in batch.__dict__.items() if not isinstance(value, dict)})
+
+
+def loss_after(steps: int, model: Ranker, batch: Batch) -> float:
+    """The loss on a batch in the last of so many steps of training on it alone."""
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(steps):
+        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import PAPER_WIDTHS, WIDTHS, random_batch, rows_of, small
-from torch.nn import functional as F
+from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, rows_of, small
 
 from umair.baselines.dcn_v2 import DcnV2
 from umair.model.batch import Batch
@@ -63,13 +62,7 @@ def test_a_row_does_not_feel_its_batch_and_one_row_is_a_batch():
 
 def test_learns_a_batch_by_heart():
     model, batch = rival(deep_dropout=0), random_batch(rows=24)
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
-        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.1
+    assert loss_after(60, model, batch) < 0.1
 
 
 def test_one_row_cannot_be_trained_on():

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import WIDTHS, random_batch, rows_of, small
-from torch.nn import functional as F
+from batches import WIDTHS, loss_after, random_batch, rows_of, small
 
 from umair.baselines.dcn import CrossNet
 from umair.baselines.difm import HEAD_WIDTH, HEADS, SelfAttention
@@ -151,13 +150,7 @@ def test_a_row_does_not_feel_its_batch(form: str, inputs: str) -> None:
 @pytest.mark.parametrize("inputs", ["ids", "all"])
 def test_every_rival_learns_a_batch_by_heart(form: str, inputs: str) -> None:
     model, batch = rival(form, inputs=inputs, deep_dropout=0), random_batch(rows=24)
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(80):
-        loss = F.binary_cross_entropy_with_logits(model(batch).logit_B, batch.label_B)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.15
+    assert loss_after(80, model, batch) < 0.15
 
 
 @pytest.mark.parametrize("form", FORMS)

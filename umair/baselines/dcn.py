@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from umair.baselines.rival import Rival
-from umair.model.profiles import tower
-from umair.model.ranker import RankerConfig
+from umair.baselines.rival import CrossRival
 
 
 class CrossNet(nn.Module):
@@ -25,16 +23,8 @@ class CrossNet(nn.Module):
         return x_BD
 
 
-class Dcn(Rival):
-    """Cross network and deep network side by side over the fields."""
+class Dcn(CrossRival):
+    """Its crosses are by vectors."""
 
-    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
-        super().__init__(config, widths)
-        self.cross = CrossNet(self.width, config.cross_layers)
-        self.deep = tower(self.width, config.deep, config.deep_dropout)
-        self.out = nn.Linear(self.width + config.deep[-1], 1, bias=False)
-
-    def judge(self, fields_BFE: Tensor) -> Tensor:
-        x_BD = fields_BFE.flatten(1)
-        logit_B1: Tensor = self.out(torch.cat([self.cross(x_BD), self.deep(x_BD)], 1))
-        return logit_B1[:, 0]
+    def crosses(self, width: int) -> nn.Module:
+        return CrossNet(width, self.config.cross_layers)

@@ -46,6 +46,25 @@ class Rival(Ranker):
         return nn.Sequential(*hidden, nn.Linear(self.config.deep[-1], 1, bias=False))
 
 
+class CrossRival(Rival):
+    """A cross network and a deep network side by side over the fields."""
+
+    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
+        super().__init__(config, widths)
+        self.cross = self.crosses(self.width)
+        self.deep = tower(self.width, config.deep, config.deep_dropout)
+        self.out = nn.Linear(self.width + config.deep[-1], 1, bias=False)
+
+    @abstractmethod
+    def crosses(self, width: int) -> nn.Module:
+        """The cross network, [B, width] -> [B, width]."""
+
+    def judge(self, fields_BFE: Tensor) -> Tensor:
+        x_BD = fields_BFE.flatten(1)
+        logit_B1: Tensor = self.out(torch.cat([self.cross(x_BD), self.deep(x_BD)], 1))
+        return logit_B1[:, 0]
+
+
 def pairs_of(fields: int) -> Tensor:
     """[2, F * (F - 1) / 2] int64: first and second field of each pair."""
     return torch.triu_indices(fields, fields, offset=1)
