@@ -34,7 +34,14 @@ from umair.embedding.texts import EmbedTextsConfig
 from umair.evidence import ROOT, provenance
 from umair.job import Config, start_spark
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, load_image_encoder, save_image_encoder
-from umair.model.text_encoder import build_text_encoder, clean_text, load_text_encoder, save_text_encoder, text_encoder_facts
+from umair.model.text_encoder import (
+    TextEncoderConfig,
+    build_text_encoder,
+    clean_text,
+    load_text_encoder,
+    save_text_encoder,
+    text_encoder_facts,
+)
 from umair.storage import Store, read_facts, write_folder
 from umair.world.config import WorldConfig
 from umair.world.factors import draw_illustrations
@@ -45,10 +52,12 @@ from umair.world.words import term_pairs
 RESULTS = ROOT / "benchmarks/results/embed.json"
 THREADS = 2
 TINY = ImageEncoderConfig(picture_size=32, block="basic", stem_width=4, widths=(8, 12), depths=(1, 1), style_blocks=1)
-CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": (None, 112, 4),  # size, and ids for each file
-         "tiny encoder, pictures of 512 pixels": (TINY, 512, 4)}
-GROWTH = (1, 4, 16)
-TEXT_COPIES = 100  # of each distinct term, numbered
+CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": (None, 112, 8),  # size, and ids for each file
+         "tiny encoder, pictures of 512 pixels": (TINY, 512, 8)}
+GROWTH = (2, 8, 32)  # ids for each file
+MINILM = {"width": 384, "layers": 6, "heads": 12}
+TEXT_CASES = {"encoder of conf/local.yaml": ({}, 100),  # what differs, and how often each distinct term comes, numbered
+              "encoder of MiniLM's size": (MINILM, 12)}
 
 
 def main() -> None:
@@ -63,14 +72,16 @@ def main() -> None:
         result["images"] = {name: _images(spark, folder / str(place), encoder or local.image_encoder, size, copies, given)
                             for place, (name, (encoder, size, copies)) in enumerate(CASES.items())}
         result["growth"] = _growth(spark, folder / "0", given.pictures)
-        result["texts"] = _texts(spark, folder / "texts", local, given)
+        result["texts"] = {name: _texts(spark, folder / f"texts-{place}", local.text_encoder.model_copy(update=differs), copies, given)
+                           for place, (name, (differs, copies)) in enumerate(TEXT_CASES.items())}
+        result["once_per_text"] = _once_per_text(folder / "texts-0", given)
     finally:
         spark.stop()
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), "spark_over_bare": {
-        **{name: case["spark_over_bare"] for name, case in result["images"].items()}, "texts": result["texts"]["spark_over_bare"]}}))
+        name: case["spark_over_bare"] for kind in ("images", "texts") for name, case in result[kind].items()}}))
 
 
 # ---------------------------------------------------------------- images
@@ -154,7 +165,7 @@ def _growth(spark: Any, folder: Path, count: int) -> dict[str, Any]:
         run = functools.partial(_whole_job, _todo(spark, folder, count, copies), folder, config)
         with _Memory() as memory:
             seconds = _timed(run)
-        found[f"{copies}x"] = {"pictures": count * copies, "pictures_per_second": round(count * copies / seconds, 1),
+        found[f"{copies // GROWTH[0]}x"] = {"pictures": count * copies, "pictures_per_second": round(count * copies / seconds, 1),
                                "driver_mib": round(memory.most)}
     return found
 
@@ -180,13 +191,13 @@ class _Memory:
 
 
 # ---------------------------------------------------------------- texts
-def _texts(spark: Any, folder: Path, local: Config, given: argparse.Namespace) -> dict[str, Any]:
+def _texts(spark: Any, folder: Path, network: TextEncoderConfig, copies: int, given: argparse.Namespace) -> dict[str, Any]:
     pairs = list(term_pairs())
     unique = sorted({text for pair in pairs for text in (pair[1], pair[3])})
-    unique = [f"{text} {number}" if number else text for number in range(TEXT_COPIES) for text in unique]
-    model = build_text_encoder(local.text_encoder, unique)
+    unique = [f"{text} {number}" if number else text for number in range(copies) for text in unique]
+    model = build_text_encoder(network, unique)
     write_folder(folder, lambda new: (save_text_encoder(model, new), text_encoder_facts(model))[1])
-    encoder, config = load_text_encoder(folder), EmbedTextsConfig(threads=THREADS, partitions=2)
+    encoder, config = load_text_encoder(folder), EmbedTextsConfig(threads=THREADS)
     cleaned = [clean_text(text) for text in unique]
     frame = spark.createDataFrame([(text,) for text in unique], "text string")
     frame.write.mode("overwrite").parquet(str(folder / "unique"))
@@ -201,22 +212,23 @@ def _texts(spark: Any, folder: Path, local: Config, given: argparse.Namespace) -
         for name, way in ways.items():
             rates[name].append(len(unique) / _timed(way))
     middle = {name: statistics.median(each) for name, each in rates.items()}
+    return {"texts": len(unique), "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
+
+
+def _once_per_text(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """What it gains to embed each text once, however often it is used."""
     uses = {"tags of 6,000 drawn illustrations": _drawn_tags(6_000)}
     if given.movies:
         uses[f"genres of {given.movies.name}"] = _genres(given.movies)
-    assert read_facts(folder)["width"] == encoder.get_embedding_dimension()
-    return {"texts": len(unique), "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
-            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3),
-            "once_per_text": {name: _once_per_text(encoder, config.batch, tags) for name, tags in uses.items()}}
-
-
-def _once_per_text(encoder: Any, batch: int, tags: list[str]) -> dict[str, Any]:
-    """What it gains to embed each text once, however often it is used."""
-    unique = sorted(set(tags))
-    seconds = [_timed(lambda texts=texts: encoder.encode(texts, batch_size=batch, show_progress_bar=False))
-               for texts in (tags, unique)]
-    return {"uses": len(tags), "texts": len(unique), "seconds_each_use": round(seconds[0], 2),
-            "seconds_each_text": round(seconds[1], 2), "gain": round(seconds[0] / seconds[1], 1)}
+    encoder, found = load_text_encoder(folder), {}
+    for name, tags in uses.items():
+        unique = sorted(set(tags))
+        seconds = [_timed(lambda texts=texts: encoder.encode(texts, batch_size=EmbedTextsConfig().batch, show_progress_bar=False))
+                   for texts in (tags, unique)]
+        found[name] = {"uses": len(tags), "texts": len(unique), "seconds_each_use": round(seconds[0], 2),
+                       "seconds_each_text": round(seconds[1], 2), "gain": round(seconds[0] / seconds[1], 1)}
+    return found
 
 
 def _drawn_tags(count: int) -> list[str]:

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from umair.embedding.arrow import over_arrow
 from umair.embedding.image_worker import EMBEDDED, embed_frames
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.errors import ClusterError, ContractError
@@ -116,7 +117,7 @@ def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config:
     work = functools.partial(embed_frames, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
                              image_root=image_root, config=config)
     bounded = todo.withColumn("image_content", F.expr(f"substring(image_content, 1, {config.limits.max_bytes + 1})"))
-    return bounded.repartition(partitions, "illust_id").mapInPandas(work, EMBEDDED)
+    return bounded.repartition(partitions, "illust_id").mapInArrow(over_arrow(work, EMBEDDED), EMBEDDED)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 
 from umair.config import Section
+from umair.embedding.arrow import over_arrow
 from umair.errors import ClusterError, ContractError
 from umair.model.text_encoder import clean_text, load_text_encoder
 from umair.schema import TEXT_VECTORS
@@ -67,7 +68,7 @@ def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) 
     encoder = read_facts(Path(folder))["fingerprint"]
     partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
     work: Callable[[Frames], Frames] = partial(embed_frames, folder=str(folder), encoder=encoder, config=config)
-    return texts.repartition(partitions).mapInPandas(work, schema=TEXT_VECTORS.columns)
+    return texts.repartition(partitions).mapInArrow(over_arrow(work, TEXT_VECTORS.columns), TEXT_VECTORS.columns)
 
 
 def embed_frames(frames: Frames, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pd.DataFrame]:
