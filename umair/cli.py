@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process: 0 fine, 2 bad input or surroundings."""
     given = _parser().parse_args(arguments)
     try:
-        commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy}
+        commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy,
+                    "experiments": _experiments}
         code = commands[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
@@ -38,8 +39,19 @@ def _parser() -> argparse.ArgumentParser:
     tidy.add_argument("--weeks", type=int, default=8, help="the last weeks of the ledger whose versions stay; default: 8")
     tidy.add_argument("--delete", action="store_true", help="delete them; without it they are only counted")
     tidy.add_argument("overrides", nargs="*", metavar="section.key=value")
+    experiments = commands.add_parser("experiments", help="rankers compared on the same rows, with several seeds")
+    experiments.add_argument("files", type=Path, nargs="+", help="for example conf/experiments/numeric.yaml")
+    experiments.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder; default: runs/experiments")
+    experiments.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
+
+
+def _experiments(given: argparse.Namespace) -> int:
+    from umair.experiments.run import run_experiments
+
+    print(json.dumps(run_experiments(given.files, given.out, given.processes)))
+    return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -1,0 +1,66 @@
+"""An experiment as data: rows, the ranker, and what differs in those beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from umair.config import PlainPath, Section, merge
+from umair.model.ranker import RankerConfig
+from umair.training.loop import TrainingConfig
+from umair.world.numeric import NumericWorldConfig
+
+DEFAULT = "umair"  # the ranker that the others are compared with
+
+
+class WeekConfig(Section):
+    """A week of the pipeline, run as far as its windows and vectors."""
+
+    config: PlainPath  # YAML file of the weekly run, from the folder of the checkout
+    week: str
+
+
+class ExperimentConfig(Section):
+    """Rows, seeds, the ranker, others (any difference) and ablations (one key each).
+
+    Raises, when read, ConfigError for an ablation that changes several keys, and for rows from two places or from none.
+    """
+
+    claim: str  # what the experiment is to show
+    numeric: NumericWorldConfig | None = None  # rows of a numeric world, or
+    week: WeekConfig | None = None  # of a week of the pipeline
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)  # of training; the rows stay
+    training: TrainingConfig
+    ranker: RankerConfig
+    others: dict[str, RankerConfig] = Field({})
+    ablations: dict[str, RankerConfig] = Field({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _others_say_what_differs(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for name, changed in (values.get("ablations") or {}).items():
+            if not isinstance(changed, dict) or len(changed) != 1:
+                raise ValueError(f"ablation '{name}' changes {len(changed or {})} keys; one each, so that it shows what "
+                                 "that one earns")
+        whole = {kind: {name: merge(values.get("ranker") or {}, changed or {})
+                        for name, changed in (values.get(kind) or {}).items()} for kind in ("others", "ablations")}
+        return {**values, **whole}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentConfig:
+        if (self.numeric is None) == (self.week is None):
+            raise ValueError("rows from `numeric` or from `week`, one of them")
+        twice = {DEFAULT, *self.others} & set(self.ablations) | {DEFAULT} & set(self.others)
+        if twice:
+            raise ValueError(f"names that stand twice: {', '.join(sorted(twice))}")
+        if self.training.rivals:
+            raise ValueError("training.rivals: an experiment names its rankers under `others`")
+        return self
+
+    @property
+    def rankers(self) -> dict[str, RankerConfig]:
+        """All of them by name, the default first."""
+        return {DEFAULT: self.ranker, **self.others, **self.ablations}

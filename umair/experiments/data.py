@@ -1,0 +1,159 @@
+"""The rows of an experiment: what rankers train on, the test rows, and the truth where somebody knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from umair.errors import ContractError
+from umair.experiments.config import ExperimentConfig, WeekConfig
+from umair.experiments.learnable import Known, learnable_scores
+from umair.schema import SPLITS, window_table
+from umair.training.inputs import TrainingInputs
+from umair.training.reader import count_rows, read_rows
+from umair.world.numeric import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
+
+Array = npt.NDArray[Any]
+TAIL_QUANTILE = 0.8  # as evaluation.tail_quantile: illustrations with no more training rows than that quantile of them
+TRUE_WEIGHTS = {"semantic": "content", "style": "style", "text": "tags", "profile": "artist"}  # modality -> what can know it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one window in the order of its files."""
+
+    user_N: Array
+    item_N: Array
+    label_N: Array
+
+    @classmethod
+    def of(cls, rows_by_file: dict[str, int]) -> Rows:
+        chunks = list(read_rows(dict(sorted(rows_by_file.items())), ("user_index", "illust_index", "label")))
+        return cls(*(np.concatenate([chunk[name] for chunk in chunks]) for name in ("user_index", "illust_index", "label")))
+
+
+@dataclass(frozen=True)
+class Data:
+    """One experiment's rows and what is known of them."""
+
+    inputs: TrainingInputs
+    root: str  # whose features/ has the pack
+    test: Rows
+    slices: dict[str, Array]  # name -> bool mask of the test rows
+    probability_N: Array | None = None  # of a bookmark, for each test row
+    learnable: dict[str, Array] | None = None  # slice -> scores of the test rows by what can be learned
+    true_weights_U: dict[str, Array] | None = None  # modality -> each user's weight, by user_index
+
+
+def open_data(config: ExperimentConfig, folder: Path) -> Data:
+    """Draws the numeric world below `folder` unless it is there, or takes the week.
+
+    Raises ConfigError for a week whose windows and vectors are not finished.
+    """
+    if config.numeric:
+        return _numeric(config.numeric, folder / "world")
+    assert config.week is not None
+    return _week(config.week)
+
+
+def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
+    draw_numeric_world(config, folder)
+    inputs = numeric_inputs(folder)
+    data = _data(inputs, str(folder))
+    with np.load(folder / "truth.npz") as truth:
+        factors = Factors(**{name: truth[name] for name in Factors.__dataclass_fields__})
+        probability_N = truth["probability"]
+    known = Known(np.concatenate([factors.style_IF, factors.content_IF], 1), factors.popularity_I)
+    weights = dict(zip(("style", "semantic"), factors.weight_U3.T, strict=False))
+    return replace(data, probability_N=probability_N, true_weights_U=weights,
+                   learnable=_learnable(inputs, data, known))
+
+
+def _data(inputs: TrainingInputs, root: str) -> Data:
+    train, test = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "test"))
+    item_I, count_I = np.unique(train.item_N, return_counts=True)
+    rows_of = dict(zip(item_I.tolist(), count_I.tolist(), strict=True))
+    count_N = np.array([rows_of.get(item, 0) for item in test.item_N.tolist()])
+    new_user_N = ~np.isin(test.user_N, train.user_N)
+    edge = np.quantile(count_I, TAIL_QUANTILE)
+    slices = {"all": np.ones(len(count_N), bool), "cold": count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
+              "new users": new_user_N}
+    return Data(inputs, root, test, {name: mask for name, mask in slices.items() if mask.any()})
+
+
+def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> dict[str, Array]:
+    train, valid = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "valid"))
+    return learnable_scores(train, valid, data.test, known)
+
+
+# ---------------------------------------------------------------- a week of the pipeline
+def _week(config: WeekConfig) -> Data:
+    from umair.config import load_config
+    from umair.job import Config, Job, require_finished
+    from umair.storage import read_facts
+    from umair.weeks import Week
+
+    job = Job(load_config(config.config, [], Config), Week.parse(config.week))
+    require_finished(job, "build_windows", "embed_images", "embed_texts")
+    inputs = TrainingInputs.of(job.store, job.versions, read_facts(job.model_folder("pretrain_image_encoder")),
+                               read_facts(job.model_folder("finetune_text_encoder")),
+                               titles=job.config.embed_texts.include_titles)
+    files = {split: count_rows(job.snapshot(window_table(split)).files) for split in SPLITS}
+    data = _data(replace(inputs, rows_by_file=files), str(job.store.root))
+    return _with_truth(data, job) if job.config.evaluation.truth else data
+
+
+def _with_truth(data: Data, job: Any) -> Data:
+    """Adds what the drawn world's truth says: probabilities, factors and the users' weights, by index."""
+    folder = Path(job.config.evaluation.truth)
+    user_of = _index_by_id(job, "users", "user")
+    item_of = _index_by_id(job, "illustrations", "illust")
+    events = pq.read_table(folder / "events.parquet").to_pandas()
+    events["user"], events["item"] = events["user_id"].map(user_of), events["illust_id"].map(item_of)
+    known = events.dropna(subset=["user", "item"]).set_index(["user", "item"])["probability"]
+    probability_N = known.reindex(list(zip(data.test.user_N, data.test.item_N, strict=True))).to_numpy()
+    if np.isnan(probability_N).any():
+        raise ContractError(f"evaluation.truth {folder}", f"{np.isnan(probability_N).sum()} test rows without a probability",
+                            "one for every test row", "take the truth that was drawn with these events")
+    items = _indexed(folder / "illustrations.parquet", "illust_id", item_of)
+    users = _indexed(folder / "users.parquet", "user_id", user_of)
+    factors = np.concatenate([np.stack(items["style"]), np.stack(items["content"]), _one_hot(items["depicted"])], 1)
+    factor_IF = np.zeros((items["index"].max() + 1, factors.shape[1]))
+    factor_IF[items["index"]] = factors
+    popularity_I = np.zeros(len(factor_IF))
+    popularity_I[items["index"]] = items["popularity"]
+    weights = {modality: _by_index(users, f"weight_{name}") for modality, name in TRUE_WEIGHTS.items()}
+    return replace(data, probability_N=probability_N, true_weights_U=weights,
+                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
+
+
+def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:
+    rows = pq.ParquetDataset(job.snapshot(table).files).read(columns=[f"{kind}_id", f"{kind}_index"]).to_pydict()
+    return dict(zip(rows[f"{kind}_id"], rows[f"{kind}_index"], strict=True))
+
+
+def _indexed(file: Path, key: str, index_of: dict[int, int]) -> Any:
+    """A table of the truth with the column `index`; rows that the pipeline set aside are left out."""
+    table = pq.read_table(file).to_pandas()
+    table["index"] = table[key].map(index_of)
+    return table.dropna(subset=["index"]).astype({"index": int})
+
+
+def _one_hot(lists: Any) -> Array:
+    """[I, C]: which concepts each illustration depicts."""
+    names = {name: place for place, name in enumerate(sorted({name for each in lists for name in each}))}
+    hot = np.zeros((len(lists), len(names)))
+    for row, each in enumerate(lists):
+        hot[row, [names[name] for name in each]] = 1
+    return hot
+
+
+def _by_index(users: Any, column: str) -> Array:
+    values = np.full(users["index"].max() + 1, np.nan)
+    values[users["index"]] = users[column]
+    return values

@@ -1,0 +1,71 @@
+"""What can be learned: a ridge regression for each user on the world's own factors, from the rows that rankers train on.
+
+A ranker sees vectors, not factors, so this is a mark to come near, not one to pass. Of an illustration without training
+rows nobody can know how popular it is: on cold rows the reference does without. N rows, U users, F factors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from umair.metrics import auc
+
+Floats = npt.NDArray[np.float64]
+RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # tried; the validation window chooses
+
+
+class Known(NamedTuple):
+    """The factors of each illustration."""
+
+    factor_IF: Floats
+    popularity_I: Floats
+
+
+def learnable_scores(train: Any, valid: Any, test: Any, known: Known) -> dict[str, Floats]:
+    """Slice ("all", "cold") -> scores of the test rows. Windows have user_N, item_N and label_N."""
+    whole_IF = np.concatenate([known.factor_IF, known.popularity_I[:, None]], 1)
+    return {"all": _best(train, valid, test, whole_IF), "cold": _best(train, valid, test, known.factor_IF)}
+
+
+def _best(train: Any, valid: Any, test: Any, factor_IF: Floats) -> Floats:
+    factor_IF = (factor_IF - factor_IF.mean(0)) / np.maximum(factor_IF.std(0), 1e-9)
+    fits = [fit_users(train, factor_IF, ridge) for ridge in RIDGES]
+    best = max(fits, key=lambda fit_UF: auc(valid.label_N, score_users(fit_UF, valid, factor_IF)))
+    return score_users(best, test, factor_IF)
+
+
+def fit_users(rows: Any, factor_IF: Floats, ridge: float) -> Floats:
+    """[U, F + 1]: each user's weights and rate. Pulled toward all users' weights as if by `ridge` rows of theirs."""
+    users = int(rows.user_N.max()) + 1
+    rate, common_F = _common(rows, factor_IF)
+    fit = np.tile(np.r_[common_F, rate], (users, 1))
+    order_N = np.argsort(rows.user_N, kind="stable")
+    bounds = np.searchsorted(rows.user_N[order_N], np.arange(users + 1))
+    eye = ridge * np.eye(factor_IF.shape[1])
+    for user in range(users):
+        mine = order_N[bounds[user]:bounds[user + 1]]
+        if not len(mine):
+            continue
+        own_rate = (rows.label_N[mine].sum() + 10 * rate) / (len(mine) + 10)
+        factor_NF = factor_IF[rows.item_N[mine]]
+        left_N = rows.label_N[mine] - own_rate - factor_NF @ common_F
+        fit[user, :-1] += np.linalg.solve(factor_NF.T @ factor_NF + eye, factor_NF.T @ left_N)
+        fit[user, -1] = own_rate
+    return fit
+
+
+def score_users(fit_UF: Floats, rows: Any, factor_IF: Floats) -> Floats:
+    """Scores of rows; a user without a training row has the mean user's weights."""
+    known = np.minimum(rows.user_N, len(fit_UF) - 1)
+    weight_NF = np.where((rows.user_N < len(fit_UF))[:, None], fit_UF[known], fit_UF.mean(0))
+    scores: Floats = (weight_NF[:, :-1] * factor_IF[rows.item_N]).sum(1) + weight_NF[:, -1]
+    return scores
+
+
+def _common(rows: Any, factor_IF: Floats) -> tuple[float, Floats]:
+    """All users' rate, and their common regression on the factors."""
+    factor_NF, rate = factor_IF[rows.item_N], float(rows.label_N.mean())
+    return rate, np.linalg.solve(factor_NF.T @ factor_NF + np.eye(factor_IF.shape[1]), factor_NF.T @ (rows.label_N - rate))

@@ -1,0 +1,63 @@
+"""Runs experiments: every ranker with every seed, several processes at once, each trial made only once.
+
+    umair experiments conf/experiments/numeric.yaml [...]
+
+Below runs/experiments/NAME lie world/, trials/KEY/ and summary.json. A run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from umair.config import load_config
+from umair.experiments.config import DEFAULT, ExperimentConfig
+from umair.experiments.data import Data, open_data
+from umair.experiments.summary import summarise
+from umair.experiments.trial import Outcome, Trial, run_trial
+from umair.storage import write_atomically
+
+log = logging.getLogger("umair")
+
+
+def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
+    """Runs each experiment below `root`/NAME; writes `root`/summary.json, which holds all that lie there, and returns its
+    headline: by experiment and slice, the default's AUC and share of the way."""
+    for file in files:
+        run_experiment(file, root / file.stem, processes or os.cpu_count() or 1)
+    found = {path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(root.glob("*/summary.json"))}
+    write_atomically(root / "summary.json", json.dumps(found, indent=1))
+    return {"summary": str(root / "summary.json"), **{
+        name: {part: {key: value for key, value in each["rankers"][DEFAULT].items() if key == "auc" or key.startswith("way")}
+               for part, each in summary["slices"].items()} for name, summary in found.items()}}
+
+
+def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+    """Runs one experiment; `folder`/summary.json gets what `summarise` finds, with the claim."""
+    config = load_config(file, [], ExperimentConfig)
+    started = time.monotonic()
+    data = open_data(config, folder)
+    outcomes = _outcomes(config, data, folder / "trials", processes)
+    summary = {"claim": config.claim, "seeds": list(config.seeds), **summarise(data, outcomes),
+               "wall_seconds": round(time.monotonic() - started, 1)}
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int) -> dict[str, list[Outcome]]:
+    trials = {(name, seed): Trial(ranker, config.training.model_copy(update={"seed": seed}), data.inputs, data.root)
+              for seed in config.seeds for name, ranker in config.rankers.items()}
+    places: dict[tuple[str, int], Path] = {}
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(run_trial, trial, folder): key for key, trial in trials.items()}
+        for done in as_completed(waiting):
+            name, seed = waiting[done]
+            places[name, seed] = done.result()
+            log.info("experiment: %d of %d trials, %s with seed %d", len(places), len(trials), name, seed)
+    return {name: [Outcome.of(places[name, seed]) for seed in config.seeds] for name in config.rankers}

@@ -1,0 +1,144 @@
+"""What an experiment found: each ranker's measures, and its difference to the default on the same rows.
+
+A figure is the mean over seeds. Its interval comes from replicates in which users and seeds are both drawn anew, for all
+rankers alike, so that a difference is paired in both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from umair.evaluation.comparison import resample_users
+from umair.experiments.config import DEFAULT
+from umair.experiments.data import Data
+from umair.experiments.trial import Outcome
+from umair.metrics import GroupedAuc, LogLoss, auc, way
+
+REPLICATES, CONFIDENCE = 200, 0.95
+FEWEST_ROWS = 20  # of a user whose weights are compared with the truth
+Line = dict[str, Any]
+Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+
+def summarise(data: Data, outcomes: dict[str, list[Outcome]]) -> Line:
+    """`outcomes`: by ranker, one a seed, the seeds in the same order. -> slices with marks and lines, facts by ranker."""
+    slices = {name: _slice(data, outcomes, name, mask_N) for name, mask_N in data.slices.items()}
+    return {"slices": slices, "rankers": {name: _facts(data, each) for name, each in outcomes.items()}}
+
+
+def _slice(data: Data, outcomes: dict[str, list[Outcome]], name: str, mask_N: Array) -> Line:
+    marks = _marks(data, name, mask_N)
+    replicates = _Replicates(data.test.user_N[mask_N], data.test.label_N[mask_N],
+                             {ranker: [each.logit_N[mask_N] for each in seeds] for ranker, seeds in outcomes.items()})
+    lines = {ranker: {**replicates.line(ranker), **{f"way_to_{mark}": round(way(replicates.mean(ranker), best), 4)
+                                                    for mark, best in marks.items()}} for ranker in outcomes}
+    return {"rows": int(mask_N.sum()), "positives": int(data.test.label_N[mask_N].sum()), "marks": marks, "rankers": lines}
+
+
+def _marks(data: Data, name: str, mask_N: Array) -> dict[str, float]:
+    """The AUC of the truth and of what can be learned, where the world says them."""
+    label_N, marks = data.test.label_N[mask_N], {}
+    if data.probability_N is not None:
+        marks["ceiling"] = auc(label_N, data.probability_N[mask_N])
+    if data.learnable:
+        marks["learnable"] = auc(label_N, data.learnable["cold" if name == "cold" else "all"][mask_N])
+    return marks
+
+
+class _Replicates:
+    """Every ranker's AUC on one slice, for each seed, and in replicates of users and seeds that all share."""
+
+    def __init__(self, user_N: Array, label_N: Array, logits: dict[str, list[Array]]) -> None:
+        self.user_N, self.label_N, self.logits = user_N, label_N, logits
+        self.seeds = len(next(iter(logits.values())))
+        scores = {f"{ranker} {seed}": logit_N.astype(np.float64)
+                  for ranker, each in logits.items() for seed, logit_N in enumerate(each)}
+        self.aucs = resample_users(user_N, label_N, scores, replicates=REPLICATES, confidence=CONFIDENCE, seed=0)
+        self.drawn_RS = np.random.default_rng(1).integers(0, self.seeds, (REPLICATES, self.seeds))
+
+    def by_seed(self, ranker: str) -> list[float]:
+        return [self.aucs.estimate[f"{ranker} {seed}"] for seed in range(self.seeds)]
+
+    def mean(self, ranker: str) -> float:
+        return float(np.mean(self.by_seed(ranker)))
+
+    def replicate(self, ranker: str) -> Floats:
+        """AUC_R: each the mean over that replicate's seeds."""
+        every_RS = np.stack([self.aucs.replicate_R[f"{ranker} {seed}"] for seed in range(self.seeds)], 1)
+        drawn_R: Floats = np.take_along_axis(every_RS, self.drawn_RS, 1).mean(1)
+        return drawn_R
+
+    def line(self, ranker: str) -> Line:
+        groups = [GroupedAuc.of(self.user_N, self.label_N, logit_N).by_rows for logit_N in self.logits[ranker]]
+        losses = [_log_loss(self.label_N, logit_N) for logit_N in self.logits[ranker]]
+        own_R = self.replicate(ranker)
+        return {"auc": _figure(self.mean(ranker), own_R), "auc_by_seed": [round(value, 5) for value in self.by_seed(ranker)],
+                "default_minus": _figure(self.mean(DEFAULT) - self.mean(ranker), self.replicate(DEFAULT) - own_R),
+                "gauc": round(float(np.mean(groups)), 5), "log_loss": round(float(np.mean(losses)), 5)}
+
+
+def _figure(estimate: float, replicate_R: Floats) -> Line:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (math.nan, math.nan) if np.isnan(replicate_R).all() else np.nanquantile(replicate_R, [tail, 1 - tail])
+    return {"estimate": round(estimate, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+
+
+def _log_loss(label_N: Array, logit_N: Array) -> float:
+    return LogLoss.of(label_N, 1 / (1 + np.exp(-logit_N.astype(np.float64)))).mean
+
+
+def _facts(data: Data, outcomes: list[Outcome]) -> Line:
+    facts = [each.facts for each in outcomes]
+    return {"trainable": facts[0]["trainable"], "seconds": round(float(np.mean([each["seconds"] for each in facts])), 1),
+            "rows_per_second_of_steps": round(float(np.mean([
+                each["rows"] * each["epochs"] / each["phases"]["step main"] for each in facts]))),
+            "kept_epochs": [each["kept_epoch"] for each in facts], **_agreements(data, outcomes)}
+
+
+def _agreements(data: Data, outcomes: list[Outcome]) -> Line:
+    """Correlation, over users, of what a modality counts with the weight that the world gave that user; mean over seeds.
+
+    contribution: the mean weight. match: how much the modality's part of the logit varies, as a share of all.
+    """
+    if data.true_weights_U is None:
+        return {}
+    user_U, place_N, rows_U = np.unique(data.test.user_N, return_inverse=True, return_counts=True)
+    enough_U = rows_U >= FEWEST_ROWS
+    found: dict[str, dict[str, list[float]]] = {}
+    for each in outcomes:
+        kinds = (("contribution", each.facts["modalities"], each.contribution_NM, _user_means),
+                 ("match", each.facts["matched"], each.match_NM, _user_spreads))
+        for kind, names, value_NM, by_user in kinds:
+            if value_NM is None:
+                continue
+            of_UM = by_user(value_NM, place_N, rows_U)
+            for place, name in enumerate(names):
+                if name in data.true_weights_U:
+                    value = _correlation(of_UM[enough_U, place], data.true_weights_U[name][user_U[enough_U]])
+                    found.setdefault(f"{kind}_agreement", {}).setdefault(name, []).append(value)
+    return {kind: {name: round(float(np.mean(values)), 3) for name, values in by_name.items()}
+            for kind, by_name in found.items()}
+
+
+def _user_means(value_NM: Array, place_N: Array, rows_U: Array) -> Array:
+    return np.stack([np.bincount(place_N, value_N) / rows_U for value_N in value_NM.T.astype(np.float64)], 1)
+
+
+def _user_spreads(value_NM: Array, place_N: Array, rows_U: Array) -> Array:
+    """Standard deviations over each user's rows, as shares of their sum."""
+    square_UM = _user_means(value_NM.astype(np.float64)**2, place_N, rows_U)
+    spread_UM = np.sqrt(np.maximum(square_UM - _user_means(value_NM, place_N, rows_U)**2, 0))
+    share_UM: Array = spread_UM / np.maximum(spread_UM.sum(1, keepdims=True), 1e-12)
+    return share_UM
+
+
+def _correlation(one_U: Array, other_U: Array) -> float:
+    """NaN where one of the two never varies."""
+    if one_U.std() < 1e-12 or other_U.std() < 1e-12:
+        return math.nan
+    return float(np.corrcoef(one_U, other_U)[0, 1])

@@ -1,0 +1,89 @@
+"""One trial: one ranker trained with one seed on an experiment's rows, and its scores of the test window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from umair.config import fingerprint
+from umair.model.ranker import RankerConfig
+from umair.storage import read_facts, write_folder
+from umair.training.checkpoint import load_ranker
+from umair.training.features import Features
+from umair.training.feed import Feed
+from umair.training.inputs import TrainingInputs
+from umair.training.loop import MAIN, TrainingConfig, train_rankers
+from umair.training.ranks import Ranks
+
+SCORING_BATCH = 4_096  # rows
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained on what. `key` names its folder below the experiment's, so that no trial is made twice."""
+
+    ranker: RankerConfig
+    training: TrainingConfig  # with this trial's seed
+    inputs: TrainingInputs  # with the files of all three splits
+    root: str  # whose features/ has the pack
+
+    @property
+    def key(self) -> str:
+        return fingerprint([self.ranker, self.training, self.inputs.source.key, self.inputs.rows_by_file])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial: scores of the test rows in the order of their files, and facts."""
+
+    facts: dict[str, Any]
+    logit_N: Floats
+    contribution_NM: Floats | None
+    match_NM: Floats | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Outcome:
+        with np.load(folder / "scores.npz") as scores:
+            return cls(read_facts(folder), scores["logit"], *(scores.get(name) for name in ("contribution", "match")))
+
+
+class _Silent(Ranks):
+    """A single rank that says nothing: several trials run at once."""
+
+    def say(self, line: str) -> None:
+        """Drops the line."""
+
+
+def run_trial(trial: Trial, folder: Path) -> Path:
+    """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint."""
+    done = folder / trial.key
+    if not (done / "facts.json").is_file():
+        torch.set_num_threads(trial.training.threads)
+        train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
+                      folder=str(folder / "rankers" / trial.key))
+        write_folder(done, lambda new: _score(trial, folder / "rankers" / trial.key, new))
+    return done
+
+
+def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
+    ranker = load_ranker(trained / MAIN)
+    features = Features.open(trial.training.feature_folder(Path(trial.root)) / trial.inputs.source.key)
+    rows_by_file = dict(sorted(trial.inputs.rows_by_file["test"].items()))
+    rows = sum(rows_by_file.values())
+    sizes = [SCORING_BATCH] * (rows // SCORING_BATCH) + [rows % SCORING_BATCH] * (rows % SCORING_BATCH > 0)
+    with torch.inference_mode():
+        said = [ranker(batch[MAIN]) for batch in Feed(features, {MAIN: trial.ranker}, "cpu").batches(rows_by_file, sizes)]
+    parts = {"logit": [each.logit_B for each in said], "contribution": [each.contribution_BM for each in said],
+             "match": [each.match_BM for each in said]}
+    np.savez(folder / "scores.npz", **{name: torch.cat(known).numpy() for name, each in parts.items()
+                                       if (known := [part for part in each if part is not None])})
+    facts = read_facts(trained)
+    return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "phases", "valid")},
+            **facts["rankers"][MAIN], "seed": trial.training.seed, "modalities": list(ranker.modalities),
+            "matched": list(ranker.matched)}
