@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+from umair.model.compact import COMPACT
 from umair.model.ranker import Ranker, RankerConfig
 
 PAPER_WIDTHS = {"semantic": 1024, "style": 256, "text": 512}
@@ -35,6 +36,8 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
         return below(illustrations, rows, history).masked_fill(torch.arange(history) >= length_B1, -1)
 
     known = {name: torch.rand(illustrations, generator=draw) > 0.2 for name in widths}
+    vectors_UD = {name: torch.randn(illustrations, width, generator=draw) * known[name][:, None] for name, width in widths.items()}
+    item_B = below(illustrations, rows)
     return Batch(
         user_fields_BF=torch.stack([below(size, rows) for size in config.user_fields.values()], 1),
         user_tags_BT=below(config.tag_buckets, rows, USER_TAGS),
@@ -43,15 +46,16 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
         long_interest_BD=torch.randn(rows, widths["text"], generator=draw),
         short_interest_BD=torch.randn(rows, widths["text"], generator=draw),
         counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
-        vectors_UD={name: torch.randn(illustrations, width, generator=draw) * known[name][:, None]
-                    for name, width in widths.items()},
-        known_U=known, item_B=below(illustrations, rows), bookmarked_BH=listed(), passed_BH=listed(),
+        vectors_BD={name: of_UD[item_B] for name, of_UD in vectors_UD.items()},
+        compact_UC={name: torch.randn(illustrations, min(width, COMPACT), generator=draw) for name, width in widths.items()},
+        known_U=known, item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(),
         label_B=below(2, rows).float())
 
 
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
     """The batch with these rows alone; its illustrations stay."""
-    return replace(batch, **{name: value[rows] for name, value in batch.__dict__.items() if not isinstance(value, dict)})
+    own = {name: of_BD[rows] for name, of_BD in batch.vectors_BD.items()}
+    return replace(batch, vectors_BD=own, **{name: value[rows] for name, value in batch.__dict__.items() if not isinstance(value, dict)})
 
 
 def loss_after(steps: int, model: Ranker, batch: Batch) -> float:

@@ -22,7 +22,9 @@ from umair.errors import ContractError, StorageError
 from umair.model.ranker import RankerConfig
 from umair.storage import Store
 from umair.training.buckets import item_buckets, user_buckets
-from umair.training.features import Features, FeatureSource, make_batch, pack_features
+from umair.training.checkpoint import build_ranker
+from umair.training.features import Features, FeatureSource, pack_features
+from umair.training.lookup import Lookup
 
 WIDTHS = {"semantic": 2, "style": 3, "text": 4}
 INT, FLOATS, TEXT = pa.int32(), pa.list_(pa.float32()), pa.string()
@@ -121,9 +123,18 @@ def window_rows(**changes) -> dict[str, np.ndarray]:
     return {name: np.array(value, np.float32 if "weights" in name else np.int32) for name, value in {**rows, **changes}.items()}
 
 
+def lookup(features: Features) -> Lookup:
+    """For a ranker with axes of its own: the vectors' numbers as they are, less 3.5."""
+    ranker = build_ranker(RankerConfig(match=True, tag_buckets=8_000), features.widths)
+    for name, width in features.widths.items():
+        ranker.set_axes(name, torch.full((width,), 3.5 if name == "semantic" else 0.0), torch.eye(width))
+    return Lookup(features, ranker)
+
+
 def test_a_batch_says_what_the_rows_and_the_pack_say(features):
-    batch = make_batch(features, window_rows(), RankerConfig())
-    assert batch.vectors_UD["semantic"].tolist() == [[1, 2], [0, 0], [5, 6]]  # of the distinct ones: 0, 2, 3
+    batch = lookup(features).batch(window_rows())
+    assert batch.vectors_BD["semantic"].tolist() == [[5, 6], [1, 2]]
+    assert batch.compact_UC["semantic"].tolist() == [[-2.5, -1.5], [-3.5, -3.5], [1.5, 2.5]]  # of the distinct ones: 0, 2, 3
     assert batch.known_U["text"].tolist() == [True, False, True]
     assert batch.item_B.tolist() == [2, 0]
     assert batch.bookmarked_BH.tolist() == [[1, 0], [-1, -1]]
@@ -147,7 +158,7 @@ def test_a_batch_says_what_the_rows_and_the_pack_say(features):
 ])
 def test_rows_that_point_outside_the_pack_are_refused(features, changes, match):
     with pytest.raises(ContractError, match=match):
-        make_batch(features, window_rows(**changes), RankerConfig())
+        lookup(features).batch(window_rows(**changes))
 
 
 @pytest.mark.parametrize(("changes", "match"), [

@@ -27,7 +27,7 @@ def trained_match(batch: Batch) -> Match:
 
 
 def matches_of(match: Match, batch: Batch) -> Matches:
-    return match(batch, {name: vectors_UD[batch.item_B] for name, vectors_UD in batch.vectors_UD.items()})
+    return match(batch)
 
 
 def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarray:
@@ -37,7 +37,7 @@ def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarr
     mean, deviation = place.norm.running_mean.double().numpy(), (place.norm.running_var.double().numpy() + place.norm.eps) ** 0.5
 
     def where(illustration: int) -> np.ndarray:
-        return (weight @ batch.vectors_UD[modality][illustration].double().numpy() + bias - mean) / deviation
+        return (weight @ batch.compact_UC[modality][illustration].double().numpy() + bias - mean) / deviation
 
     def shrunk_mean(listed: torch.Tensor) -> np.ndarray:
         places = [where(one) for one in listed.tolist() if one >= 0 and known[one]]
@@ -76,10 +76,10 @@ def test_an_illustration_without_vector_matches_nothing_and_says_so():
 def test_what_stands_where_a_vector_is_unknown_is_never_seen():
     batch = random_batch()
     match = trained_match(batch)
-    damaged = {name: vectors_UD.masked_fill(~batch.known_U[name][:, None], 1e6) for name, vectors_UD in batch.vectors_UD.items()}
-    torch.testing.assert_close(matches_of(match, replace(batch, vectors_UD=damaged)), matches_of(match, batch), rtol=0, atol=0)
+    damaged = {name: of_UC.masked_fill(~batch.known_U[name][:, None], 1e6) for name, of_UC in batch.compact_UC.items()}
+    torch.testing.assert_close(matches_of(match, replace(batch, compact_UC=damaged)), matches_of(match, batch), rtol=0, atol=0)
     again = copy.deepcopy(match).train()  # training moves the running statistics
-    torch.testing.assert_close(matches_of(again, replace(batch, vectors_UD=damaged)), matches_of(match.train(), batch))
+    torch.testing.assert_close(matches_of(again, replace(batch, compact_UC=damaged)), matches_of(match.train(), batch))
 
 
 def test_a_user_without_history_matches_nothing():
@@ -110,7 +110,7 @@ def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
     one_BH = torch.tensor([[item]])
     alone = replace(batch, item_B=torch.tensor([item]), bookmarked_BH=one_BH, passed_BH=torch.full((1, 1), -1))
     match = trained_match(random_batch())
-    place_P = match.places["style"](batch.vectors_UD["style"], batch.known_U["style"])[item]
+    place_P = match.places["style"](batch.compact_UC["style"], batch.known_U["style"])[item]
     wanted_P = (place_P / 4) @ match.map_MPP[1] * place_P
     torch.testing.assert_close(matches_of(match, alone).product_BMP[0, 1], wanted_P)
 
@@ -124,15 +124,15 @@ def test_after_training_a_row_does_not_feel_its_batch():
 
 def test_statistics_come_from_the_known_illustrations():
     batch = random_batch(illustrations=30)
-    place = Place("style", WIDTHS["style"], P)
-    found_UP = place(batch.vectors_UD["style"], batch.known_U["style"])[batch.known_U["style"]]
+    place = Place(WIDTHS["style"], P)
+    found_UP = place(batch.compact_UC["style"], batch.known_U["style"])[batch.known_U["style"]]
     torch.testing.assert_close(found_UP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
     torch.testing.assert_close(found_UP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_batch_with_hardly_a_picture_trains_on_running_statistics(known):
-    place, vectors_UD = Place("style", WIDTHS["style"], P), torch.randn(4, WIDTHS["style"])
+    place, vectors_UD = Place(WIDTHS["style"], P), torch.randn(4, WIDTHS["style"])
     place(vectors_UD, torch.ones(4, dtype=torch.bool))
     before = place.norm.running_mean.clone()
     found_UP = place(vectors_UD, torch.arange(4) < known)

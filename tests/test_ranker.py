@@ -160,8 +160,8 @@ def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
 @pytest.mark.parametrize("form", ["paper", "match", "no contribution"])
 def test_what_stands_where_a_vector_is_unknown_is_never_seen(form):
     model, batch = ranker(**FORMS[form]).eval(), random_batch()
-    damaged = {name: vectors_UD.masked_fill(~batch.known_U[name][:, None], 1e6) for name, vectors_UD in batch.vectors_UD.items()}
-    torch.testing.assert_close(model(replace(batch, vectors_UD=damaged)).logit_B, model(batch).logit_B, rtol=0, atol=0)
+    damaged = {name: of_BD.masked_fill(~batch.known_U[name][batch.item_B][:, None], 1e6) for name, of_BD in batch.vectors_BD.items()}
+    torch.testing.assert_close(model(replace(batch, vectors_BD=damaged)).logit_B, model(batch).logit_B, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("experts", [2, 4])
@@ -202,7 +202,7 @@ def test_scaled_vectors_score_like_vectors_scaled_beforehand():
     batch, mean_D, scale_D = random_batch(), torch.full((6,), 4.0), torch.full((6,), 2.0)
     plain, scaled = ranker(match=True).eval(), ranker(match=True, standardise=True).eval()
     scaled.load_state_dict(plain.state_dict())
-    moved = replace(batch, vectors_UD=batch.vectors_UD | {"style": batch.vectors_UD["style"] * scale_D + mean_D})
+    moved = replace(batch, vectors_BD=batch.vectors_BD | {"style": batch.vectors_BD["style"] * scale_D + mean_D})
     scaled.set_vector_scale("style", mean_D, scale_D)
     torch.testing.assert_close(scaled(moved).logit_B, plain(batch).logit_B)
     before_B = plain(moved).logit_B

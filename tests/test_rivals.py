@@ -124,8 +124,9 @@ def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
 def test_a_rival_sees_what_it_is_granted_and_nothing_else(form: str, inputs: str) -> None:
     model, batch = rival(form, inputs=inputs, counters=inputs == "all").eval(), random_batch()
     before = model(batch).logit_B
-    vectors = {name: vectors_UD + 1 for name, vectors_UD in batch.vectors_UD.items()}
-    others = {"vectors_UD": vectors, "bookmarked_BH": batch.bookmarked_BH.flip(0), "passed_BH": batch.passed_BH.flip(0),
+    others = {"vectors_BD": {name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
+              "compact_UC": {name: of_UC + torch.arange(len(of_UC))[:, None] for name, of_UC in batch.compact_UC.items()},
+              "bookmarked_BH": batch.bookmarked_BH.flip(0), "passed_BH": batch.passed_BH.flip(0),
               "long_interest_BD": batch.long_interest_BD + 1, "short_interest_BD": batch.short_interest_BD + 1,
               "counters_BC": batch.counters_BC + 1}
     for name, other in others.items():

@@ -17,7 +17,7 @@ from umair.errors import ContractError
 from umair.evaluation.contributions import agreement, read_true_weights, sample_users, user_weights
 from umair.evaluation.scoring import require_numbers, rows_of, score_window
 from umair.training.checkpoint import load_ranker
-from umair.training.features import COLUMNS, make_batch
+from umair.training.lookup import COLUMNS, Lookup
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_spark_equals_the_rankers_called_directly(scored, site):
     for name, folder in plan.rankers.items():
         ranker = load_ranker(Path(folder))
         with torch.inference_mode():
-            scores = ranker(make_batch(plan.open_features(), rows, ranker.config))
+            scores = ranker(Lookup(plan.open_features(), ranker).batch(rows))
         expected[f"score_{name}"] = scores.logit_B.double().sigmoid().numpy()
         if name == "main":
             expected["contribution"], expected["match"] = scores.contribution_BM.numpy().tolist(), scores.match_BM.numpy().tolist()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
+from umair.model.compact import Axes
 from umair.model.match import sum_listed
 from umair.model.profiles import FieldTable
 from umair.model.projection import Projection
@@ -72,8 +73,8 @@ class Vectors(nn.Module):
 
     def __init__(self, widths: dict[str, int], width: int) -> None:
         super().__init__()
-        self.own, self.listed = (nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
-                                 for _ in range(2))
+        self.own = nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
+        self.listed = nn.ModuleDict({name: nn.Linear(Axes(widths[name]).count, width) for name in VECTOR_MODALITIES})
         self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(2)])
 
     def forward(self, batch: Batch) -> Tensor:
@@ -81,8 +82,8 @@ class Vectors(nn.Module):
             self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
         for name in VECTOR_MODALITIES:
             known_U1 = batch.known_U[name][:, None].float()
-            fields.append((self.own[name](batch.vectors_UD[name]) * known_U1)[batch.item_B])
-            value_UX = torch.cat([self.listed[name](batch.vectors_UD[name]) * known_U1, known_U1], 1)
+            fields.append(self.own[name](batch.vectors_BD[name]) * known_U1[batch.item_B])
+            value_UX = torch.cat([self.listed[name](batch.compact_UC[name]) * known_U1, known_U1], 1)
             for listed_BH in (batch.bookmarked_BH, batch.passed_BH):
                 sum_BX = sum_listed(value_UX, listed_BH)
                 fields.append(sum_BX[:, :-1] / sum_BX[:, -1:].clamp(min=1))

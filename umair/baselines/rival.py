@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from umair.baselines.fields import AuthorsFields, Fields
-from umair.model.batch import Batch
+from umair.model.batch import VECTOR_MODALITIES, Batch
+from umair.model.compact import Axes
 from umair.model.profiles import tower
 from umair.model.ranker import Ranker, RankerConfig, Scores
 
@@ -24,6 +25,8 @@ class Rival(Ranker):
 
     def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
         super().__init__(config)
+        if config.inputs == "all":
+            self.axes.update({name: Axes(widths[name]) for name in VECTOR_MODALITIES})
         self.fields = AuthorsFields(config) if config.inputs == "authors" else Fields(config, widths)
         self.linear = config.linear_part() if config.linear and self.linear_beside else None
 

@@ -25,7 +25,8 @@ from umair.errors import ContractError
 from umair.model.ranker import Ranker, Scores
 from umair.storage import Store
 from umair.training.checkpoint import load_ranker
-from umair.training.features import COLUMNS, Features, FeatureSource, make_batch, pack_features
+from umair.training.features import Features, FeatureSource, pack_features
+from umair.training.lookup import COLUMNS, Lookup
 from umair.training.loop import MAIN
 from umair.training.reader import Rows
 
@@ -100,6 +101,7 @@ class _Scorer:
         self.features = plan.open_features()
         self.rankers: dict[str, Ranker] = {name: load_ranker(Path(folder)).to(self.device).eval()
                                            for name, folder in plan.rankers.items()}
+        self.lookups = {name: Lookup(self.features, ranker) for name, ranker in self.rankers.items()}
 
     @torch.inference_mode()
     def score(self, window: pa.RecordBatch) -> pa.RecordBatch:
@@ -112,13 +114,13 @@ class _Scorer:
         return pa.RecordBatch.from_arrays(columns, [*_KEPT.names, *_WEIGHTS.names, *[f"score_{name}" for name in scores]])
 
     def _scores(self, rows: Rows) -> dict[str, Scores]:
-        """One batch is made for all rankers that share their buckets."""
+        """One batch is made for all rankers that read alike."""
         batches, scores = {}, {}
         for name, ranker in self.rankers.items():
-            buckets = fingerprint([ranker.config.user_fields, ranker.config.item_fields, ranker.config.tag_buckets])
-            if buckets not in batches:
-                batches[buckets] = make_batch(self.features, rows, ranker.config).to(self.device)
-            scores[name] = ranker(batches[buckets])
+            lookup = self.lookups[name]
+            if lookup.key not in batches:
+                batches[lookup.key] = lookup.batch(rows).to(self.device)
+            scores[name] = ranker(batches[lookup.key])
         return scores
 
 

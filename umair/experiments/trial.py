@@ -78,7 +78,7 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     rows = sum(rows_by_file.values())
     sizes = [SCORING_BATCH] * (rows // SCORING_BATCH) + [rows % SCORING_BATCH] * (rows % SCORING_BATCH > 0)
     with torch.inference_mode():
-        said = [ranker(batch[MAIN]) for batch in Feed(features, {MAIN: trial.ranker}, "cpu").batches(rows_by_file, sizes)]
+        said = [ranker(batch[MAIN]) for batch in Feed(features, {MAIN: ranker}, "cpu").batches(rows_by_file, sizes)]
     parts = {"logit": [each.logit_B for each in said], "contribution": [each.contribution_BM for each in said],
              "match": [each.match_BM for each in said]}
     np.savez(folder / "scores.npz", **{name: torch.cat(known).numpy() for name, each in parts.items()

@@ -1,7 +1,7 @@
 """What one step of a ranker sees. Made by `umair.training.features`, read by every ranker and baseline.
 
-B rows, U distinct illustrations that the rows mention (as target or in a history list), H history length,
-T tags, D text width. Row features hold positions into the U illustrations, so that each is projected once a step.
+B rows, U distinct illustrations that the rows mention (as target or in a history list), H history length, T tags, D width of
+vectors, C width of compact ones. Lists hold positions into the U illustrations, so that each is projected once a step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Batch:
     long_interest_BD: Tensor  # [B, D] weighted mean of tag vectors; zero when the user has no history
     short_interest_BD: Tensor  # [B, D]
     counters_BC: Tensor  # [B, 6] order of COUNTERS: log1p of counts, smoothed rates
-    vectors_UD: dict[str, Tensor]  # modality -> [U, width of the modality]
+    vectors_BD: dict[str, Tensor]  # modality -> [B, width of the modality], of the row's own illustration
+    compact_UC: dict[str, Tensor]  # modality -> [U, C], by the axes of the ranker; empty for one that has no use for it
     known_U: dict[str, Tensor]  # modality -> [U] bool: False where there is no picture or no text
     item_B: Tensor  # [B] position of the row's illustration among the U
     bookmarked_BH: Tensor  # [B, H] positions among the U, -1 = none, most recent first

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from umair.model.batch import Batch
-from umair.model.projection import Projection
 
 
 class Matches(NamedTuple):
@@ -26,7 +25,7 @@ class Matches(NamedTuple):
 class Match(nn.Module):
     """The match of each modality. Beyond the paper, whose user vector knows ids and tags alone.
 
-    batch, vectors_BD of the rows' own illustrations by modality -> Matches.
+    Of each modality the compact vectors are read (`umair.model.compact`). batch -> Matches.
 
     Each modality is projected and normalised once for the batch's distinct illustrations. The user's taste is the mean
     of the bookmarked less the mean of the passed-over ones, both with sum / (count + shrink), so that a short history
@@ -40,14 +39,14 @@ class Match(nn.Module):
     def __init__(self, widths: dict[str, int], width: int, shrink: float) -> None:
         super().__init__()
         self.modalities, self.shrink = tuple(widths), shrink
-        self.places = nn.ModuleDict({name: Place(name, wide, width) for name, wide in widths.items()})
+        self.places = nn.ModuleDict({name: Place(wide, width) for name, wide in widths.items()})
         self.map_MPP = nn.Parameter(torch.empty(len(widths), width, width).uniform_(-(width ** -0.5), width ** -0.5))
 
-    def forward(self, batch: Batch, vectors_BD: dict[str, Tensor]) -> Matches:
+    def forward(self, batch: Batch) -> Matches:
         known_UM = torch.stack([batch.known_U[name] for name in self.modalities], 1)
         known_BM = known_UM[batch.item_B]
         suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch, known_UM), self.map_MPP)
-        item_BMP = torch.stack([self.places[name](vectors_BD[name], known_BM[:, m])
+        item_BMP = torch.stack([self.places[name](batch.compact_UC[name][batch.item_B], known_BM[:, m])
                                 for m, name in enumerate(self.modalities)], 1)
         product_BMP = suits_BMP * item_BMP
         return Matches(product_BMP, product_BMP.sum(-1), known_BM)
@@ -55,7 +54,7 @@ class Match(nn.Module):
     @torch.no_grad()
     def _tastes(self, batch: Batch, known_UM: Tensor) -> Tensor:
         """[B, M, P]: shrunk mean of the bookmarked less that of the passed-over illustrations."""
-        place_UX = torch.cat([self.places[name](batch.vectors_UD[name], batch.known_U[name], settled=True)
+        place_UX = torch.cat([self.places[name](batch.compact_UC[name], batch.known_U[name], settled=True)
                               for name in self.modalities], 1)
         value_UX = torch.cat([place_UX, known_UM.to(place_UX.dtype)], 1)  # the sum of `known` is the count
         sum_2BX = sum_listed(value_UX, torch.cat([batch.bookmarked_BH, batch.passed_BH]))
@@ -66,19 +65,19 @@ class Match(nn.Module):
 
 
 class Place(nn.Module):
-    """Where illustrations stand in one modality, each direction in deviations; vectors_XD, known_X bool -> [X, P].
+    """Where illustrations stand in one modality, each direction in deviations; compact_XC, known_X bool -> [X, P].
 
     Zero where not known. Batch norm takes its statistics over the known ones, and falls back on its running ones where
     a batch has fewer than two (no picture at all, say).
     """
 
-    def __init__(self, modality: str, width: int, out: int) -> None:
+    def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.project, self.norm = Projection(modality, width, out), nn.BatchNorm1d(out)
+        self.project, self.norm = nn.Linear(width, out), nn.BatchNorm1d(out)
 
-    def forward(self, vectors_XD: Tensor, known_X: Tensor, *, settled: bool = False) -> Tensor:
+    def forward(self, compact_XC: Tensor, known_X: Tensor, *, settled: bool = False) -> Tensor:
         """`settled` asks for the running statistics, in training too."""
-        norm, projected_XP = self.norm, self.project(vectors_XD)
+        norm, projected_XP = self.norm, self.project(compact_XC)
         if self.training and not settled and int(known_X.sum()) > 1:
             return torch.zeros_like(projected_XP).index_put((known_X,), norm(projected_XP[known_X]))
         place_XP = F.batch_norm(projected_XP, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

@@ -26,6 +26,7 @@ from umair.model.batch import (
     VECTOR_MODALITIES,
     Batch,
 )
+from umair.model.compact import Axes
 from umair.model.contribution import AttentionContribution, AttentionExpert, ExpertContribution, SenetExpert
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match
@@ -149,6 +150,7 @@ class Ranker(nn.Module, ABC):
         self.config = config
         sizes = list(config.user_fields.values()), list(config.item_fields.values())
         self.new_ids = NewIds(config.id_dropout, *sizes) if config.id_dropout else None
+        self.axes = nn.ModuleDict()  # of the modalities that are read as compact vectors
 
     def forward(self, batch: Batch) -> Scores:
         if self.training and len(batch) < 2:
@@ -163,6 +165,12 @@ class Ranker(nn.Module, ABC):
     def penalty(self) -> Tensor | None:
         """What the configuration adds to the loss for large weights; None: nothing."""
         return None
+
+    def set_axes(self, modality: str, mean_D: Tensor, axes_DC: Tensor) -> None:
+        """Takes a modality's principal axes (`packing.fit_axes`); ignored unless its compact vectors are read."""
+        for name, axes in self.axes.items():
+            if name == modality and isinstance(axes, Axes):
+                axes.set_axes(mean_D, axes_DC)
 
     def set_vector_scale(self, modality: str, mean_D: Tensor, scale_D: Tensor) -> None:
         """Takes mean and deviation of a modality's vectors; ignored unless `standardise` and the modality is used."""
@@ -202,7 +210,9 @@ class UmairRanker(Ranker):
         head = mixed + shared + config.counters * len(COUNTERS)
         self.cross = cross_network(config, head)
         self.cross_norm = nn.BatchNorm1d(head) if config.residual else None
-        self.match = _match(config, widths)
+        axes = {name: Axes(widths[name]) for name in self.matched}
+        self.axes.update(axes)
+        self.match = _match(config, {name: each.count for name, each in axes.items()})
         self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
         self.deep = nn.Sequential(*tower(head + matches, config.deep, config.deep_dropout),
@@ -212,8 +222,7 @@ class UmairRanker(Ranker):
     def score(self, batch: Batch) -> Scores:
         facts_BX = self._user_facts(batch)
         user_BD = self.user_tower(torch.cat([facts_BX, batch.long_interest_BD, batch.short_interest_BD], 1))
-        vectors_BD = {name: batch.vectors_UD[name][batch.item_B] for name in self.project}
-        mixed_BX, weight_BM = self._contribute(batch, user_BD, vectors_BD)
+        mixed_BX, weight_BM = self._contribute(batch, user_BD)
         head, logits = [mixed_BX, user_BD], []
         if self.counters is not None:
             counters_BC, counted_B = self.counters(batch.counters_BC)
@@ -221,7 +230,7 @@ class UmairRanker(Ranker):
             logits.append(counted_B)
         head_BX, match_BM = self._crossed(torch.cat(head, 1)), None
         if self.match is not None and self.weigh is not None:
-            matches = self.match(batch, vectors_BD)
+            matches = self.match(batch)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
             match_BM = F.softplus(self.weigh(facts_BX)) * matches.sum_BM
             logits.append(match_BM.sum(1))
@@ -265,9 +274,9 @@ class UmairRanker(Ranker):
         item_BD: Tensor = self.item_tower(torch.cat(parts, 1))
         return item_BD
 
-    def _contribute(self, batch: Batch, user_BD: Tensor, vectors_BD: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _contribute(self, batch: Batch, user_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
-        modality_BMD = torch.stack([F.relu(self.project[name](vectors_BD[name])) if name in vectors_BD
+        modality_BMD = torch.stack([F.relu(self.project[name](batch.vectors_BD[name])) if name in self.project
                                     else self._item(batch) for name in self.modalities], 1)
         known_BM = torch.stack([_known(name, batch) for name in self.modalities], 1)
         if self.contribution is None:
@@ -309,9 +318,7 @@ def cross_network(config: RankerConfig, width: int) -> nn.Module:
 
 
 def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
-    if not config.matched:
-        return None
-    return Match({name: widths[name] for name in config.matched}, config.match_width, config.match_shrink)
+    return Match(widths, config.match_width, config.match_shrink) if widths else None
 
 
 def _without_totals(batch: Batch) -> Batch:

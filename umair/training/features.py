@@ -1,7 +1,4 @@
-"""Everything that a window row points at, and `make_batch`, which looks it up.
-
-I illustrations, U distinct illustrations of a batch, T tags, D width, B rows, H history, F fields, L listed tags.
-"""
+"""Packed features: everything that a window row points at, memory-mapped. I illustrations, D width, C of compact vectors."""
 
 from __future__ import annotations
 
@@ -15,24 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import nn
 
-from umair.errors import ContractError, StorageError
-from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
-from umair.model.ranker import RankerConfig
+from umair.errors import StorageError
+from umair.model.batch import VECTOR_MODALITIES
+from umair.model.compact import Axes, axes_key
 from umair.neighbours import NearestIllustrations
-from umair.schema import ABSENT
 from umair.storage import Store, read_facts, write_folder
-from umair.training.buckets import item_buckets, tag_buckets, user_buckets
 from umair.training.packing import FeatureSource, pack
-from umair.training.reader import Rows
 
-__all__ = ["FeatureSource", "Features", "make_batch", "pack_features"]
+__all__ = ["FeatureSource", "Features", "pack_features"]
 Array = npt.NDArray[Any]
-COLUMNS = ("user_index", "illust_index", "label", "long_tags", "long_weights", "short_tags", "short_weights", "user_views",
-           "user_bookmarks", "illust_views", "illust_bookmarks", "bookmarked", "passed")  # of a window, all but its time
-PRIOR_RATE, PRIOR_VIEWS = 0.2, 10.0  # a rate is (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
+BLOCK = 65_536  # illustrations whose compact vectors are computed at once
 
 
 def pack_features(store: Store, source: FeatureSource, folder: Path) -> Features:
@@ -46,8 +37,7 @@ def pack_features(store: Store, source: FeatureSource, folder: Path) -> Features
             try:
                 write_folder(target, lambda temporary: pack(store, source, temporary))
             except OSError as error:
-                raise StorageError(str(target), f"a write that failed ({error})", "room for the packed matrices",
-                                   "free some space, or set training.features to a folder that has it") from error
+                raise _no_room(target, error) from error
     return Features.open(target)
 
 
@@ -91,95 +81,41 @@ class Features:
         known = np.flatnonzero(self.known[modality]) if pool is None else pool
         return NearestIllustrations(self.vectors[modality], *self.scales[modality], known)
 
+    def axes(self, modality: str) -> Array:
+        """[D, C] float32, see `packing.fit_axes`."""
+        return self._map(f"{modality}_axes")
+
+    def compact(self, axes: nn.ModuleDict) -> dict[str, Array]:
+        """By modality of `axes`: fp16 [I, C], memory-mapped; computed once on this node for any axes."""
+        key = axes_key(axes)
+        with _alone(self.folder / f"compact-{key}.lock"):
+            for name, of in axes.items():
+                path = self.folder / f"compact-{key}-{name}.npy"
+                if not path.exists():
+                    try:
+                        _write_compact(path, self.vectors[name], of)  # type: ignore[arg-type]
+                    except OSError as error:
+                        raise _no_room(path, error) from error
+        return {name: self._map(f"compact-{key}-{name}") for name in axes}
+
     def _map(self, name: str) -> Array:
         return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
-def make_batch(features: Features, rows: Rows, config: RankerConfig) -> Batch:
-    """Window rows (COLUMNS, as the reader gives them) -> a Batch in `config`'s buckets, on the CPU.
-
-    Raises ContractError for a user, illustration or tag that the pack does not have, and for labels other than 0 and 1.
-    """
-    distinct_U, position = _distinct(rows, features.illustrations)
-    item_BF = features.item_fields[rows["illust_index"]]
-    tags_BL = np.concatenate([_first(rows["long_tags"], USER_TAGS // 2), _first(rows["short_tags"], USER_TAGS // 2)], 1)
-    totals = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}
-    _require_below(rows["user_index"], features.users, "user_index")
-    return Batch(
-        user_fields_BF=_long(user_buckets(features.user_fields[rows["user_index"]], config.user_fields)),
-        user_tags_BT=_long(tag_buckets(tags_BL, config.tag_buckets)),
-        item_fields_BF=_long(item_buckets(item_BF, totals, config.item_fields)),
-        item_tags_BT=_long(tag_buckets(features.item_tags[rows["illust_index"]][:, :ITEM_TAGS], config.tag_buckets)),
-        long_interest_BD=_interest(features, rows["long_tags"], rows["long_weights"]),
-        short_interest_BD=_interest(features, rows["short_tags"], rows["short_weights"]),
-        counters_BC=_counters(rows),
-        vectors_UD={name: torch.from_numpy(features.vectors[name][distinct_U]).float() for name in VECTOR_MODALITIES},
-        known_U={name: torch.from_numpy(features.known[name][distinct_U]) for name in VECTOR_MODALITIES},
-        item_B=position["illust_index"], bookmarked_BH=position["bookmarked"], passed_BH=position["passed"],
-        label_B=_labels(rows["label"]))
+def _no_room(path: Path, error: OSError) -> StorageError:
+    return StorageError(str(path), f"a write that failed ({error})", "room for the packed matrices",
+                        "free some space, or set training.features to a folder that has it")
 
 
-def _distinct(rows: Rows, illustrations: int) -> tuple[Array, dict[str, Tensor]]:
-    """The distinct illustrations that the rows mention, ascending, and each column as positions among them (-1 = none)."""
-    columns = ("illust_index", "bookmarked", "passed")
-    mentioned_I = np.zeros(illustrations + 1, np.bool_)  # the last place takes the ABSENT that fills lists
-    for name in columns:
-        _require_below(rows[name], illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
-        mentioned_I[rows[name]] = True
-    distinct_U = np.flatnonzero(mentioned_I[:-1])
-    position_I = np.empty(illustrations + 1, np.int64)  # only places that rows mention are ever touched
-    position_I[distinct_U], position_I[-1] = np.arange(len(distinct_U)), ABSENT
-    return distinct_U, {name: torch.from_numpy(position_I[rows[name]]) for name in columns}
-
-
-def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:
-    """[B, D]: the weighted mean of the listed tags' vectors, over the tags that have one; zero when none has."""
-    _require_below(tag_BL, features.tags, "interest tags", lowest=ABSENT)
-    if not features.tags:
-        return torch.zeros(len(tag_BL), features.widths["text"])
-    distinct_T, place_BL = np.unique(tag_BL, return_inverse=True)
-    place_BL = place_BL.reshape(tag_BL.shape)
-    known_BL = (tag_BL >= 0) & features.tag_known[tag_BL]
-    weight = torch.from_numpy(np.where(known_BL, weight_BL, 0).astype(np.float32))
-    vector_TD = torch.from_numpy(features.tag_text[np.maximum(distinct_T, 0)]).float()
-    total_BD = F.embedding_bag(torch.from_numpy(place_BL), vector_TD, per_sample_weights=weight, mode="sum")
-    sum_B1 = weight.sum(1, keepdim=True)
-    return total_BD / torch.where(sum_B1 > 0, sum_B1, torch.ones_like(sum_B1))
-
-
-def _counters(rows: Rows) -> Tensor:
-    """[B, 6] in the order of COUNTERS: log1p of views and bookmarks, and their rate pulled toward PRIOR_RATE."""
-    columns = []
-    for owner in ("user", "illust"):
-        views, bookmarks = rows[f"{owner}_views"].astype(np.float64), rows[f"{owner}_bookmarks"].astype(np.float64)
-        rate = (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
-        columns += [np.log1p(views), np.log1p(bookmarks), rate]
-    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
-
-
-def _labels(label_B: Array) -> Tensor:
-    wrong = label_B[(label_B != 0) & (label_B != 1)]
-    if len(wrong):
-        raise ContractError("window, column 'label'", f"label {wrong[0]}", "0 or 1", "build the windows again")
-    return torch.from_numpy(label_B.astype(np.float32))
-
-
-def _first(list_BL: Array, count: int) -> Array:
-    """The first `count` entries of each list, filled up with -1 where the lists are shorter."""
-    missing = max(count - list_BL.shape[1], 0)
-    return np.pad(list_BL[:, :count], ((0, 0), (0, missing)), constant_values=ABSENT)
-
-
-def _require_below(index: Array, count: int, column: str, lowest: int = 0) -> None:
-    if index.size and not lowest <= index.min() <= index.max() < count:
-        wrong = index.max() if index.max() >= count else index.min()
-        raise ContractError(f"window, column '{column}'", f"index {wrong}",
-                            f"indices from {lowest} to {count - 1}, as the packed features have rows",
-                            "build the windows again: they and the pack must come from the same tables")
-
-
-def _long(bucket: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(bucket))
+@torch.inference_mode()
+def _write_compact(path: Path, vector_ID: Array, axes: Axes) -> None:
+    """The file appears whole or not at all."""
+    blocks = [axes(torch.from_numpy(vector_ID[start:start + BLOCK].astype(np.float32))).half().numpy()
+              for start in range(0, len(vector_ID), BLOCK)]
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, np.concatenate(blocks) if blocks else np.zeros((0, axes.count), np.float16))
+    part.replace(path)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from umair.model.batch import Batch
-from umair.model.ranker import RankerConfig
+from umair.model.ranker import Ranker
 from umair.training.ahead import ahead
-from umair.training.features import COLUMNS, Features, make_batch
+from umair.training.features import Features
+from umair.training.lookup import COLUMNS, Lookup
 from umair.training.reader import Rows, read_batches
 
 Item = TypeVar("Item")
@@ -19,17 +20,17 @@ AHEAD = 2  # batches made while the present one is used
 class Feed:
     """Reads rows, looks up what they point at, and hands every ranker its batch on `device`.
 
-    Rankers with the same bucket sizes get the same batch. `seconds` adds up, by phase: read and batch in the thread that
+    Rankers that read alike (`Lookup.key`) get the same batch. `seconds` adds up, by phase: read and batch in the thread that
     works ahead, wait in the caller's.
     """
 
-    def __init__(self, features: Features, rankers: dict[str, RankerConfig], device: str) -> None:
-        self.features, self.rankers, self.device = features, rankers, device
+    def __init__(self, features: Features, rankers: dict[str, Ranker], device: str) -> None:
+        self.lookups, self.device = {name: Lookup(features, ranker) for name, ranker in rankers.items()}, device
         self.seconds = {"read": 0.0, "batch": 0.0, "wait": 0.0}
 
     def batches(self, rows_by_file: dict[str, int], sizes: list[int], *, order: tuple[int, ...] = (), pool: int = 0,
                 skip: int = 0) -> Iterator[dict[str, Batch]]:
-        """By ranker's name, batch after batch; arguments and errors are those of `read_batches` and `make_batch`."""
+        """By ranker's name, batch after batch; arguments and errors are those of `read_batches` and `Lookup.batch`."""
         rows = read_batches(rows_by_file, COLUMNS, sizes, order=order, pool=pool, skip=skip)
         made = (self._make(each) for each in self._timed("read", rows))
         for batches in self._timed("wait", ahead(made, AHEAD)):
@@ -37,13 +38,12 @@ class Feed:
 
     def _make(self, rows: Rows) -> dict[str, Batch]:
         started = time.perf_counter()
-        by_buckets: dict[str, Batch] = {}
+        made: dict[str, Batch] = {}
         batches = {}
-        for name, config in self.rankers.items():
-            buckets = repr((config.user_fields, config.item_fields, config.tag_buckets))
-            if buckets not in by_buckets:
-                by_buckets[buckets] = make_batch(self.features, rows, config)
-            batches[name] = by_buckets[buckets]
+        for name, lookup in self.lookups.items():
+            if lookup.key not in made:
+                made[lookup.key] = lookup.batch(rows)
+            batches[name] = made[lookup.key]
         self.seconds["batch"] += time.perf_counter() - started
         return batches
 

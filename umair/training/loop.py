@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -89,10 +90,10 @@ class _Run:
         self.ranks, self.config, self.inputs, self.folder = ranks, config, inputs, folder
         self.started, self.phases = time.monotonic(), dict[str, float]()
         features = self._timed("pack", lambda: pack_features(Store(root), inputs.source, config.feature_folder(root)))
-        self.feed = Feed(features, rankers, ranks.device)
         self.plan = plan_epoch(inputs.rows_by_file["train"], ranks.count, ranks.index, config.batch // ranks.count,
                                "window_train")
         _refuse_single_rows(self.plan.rows_by_rank, self.plan.steps)
+        self.features = features
         self.trainees = {name: Trainee.fresh(name, each, features, ranks, config) for name, each in rankers.items()}
         key = fingerprint([config, rankers[MAIN], inputs.source.key, inputs.rows_by_file])
         self.checkpoints = Checkpoints(folder.with_name(f"{folder.name}-checkpoints"), key)
@@ -112,6 +113,11 @@ class _Run:
         for trainee in self.trainees.values():
             self.ranks.share_weights(trainee.ranker)
             self.ranks.share_optimizer(trainee.optimizer)
+
+    @cached_property
+    def feed(self) -> Feed:
+        """Made after `resume`, when all ranks have the first one's axes."""
+        return Feed(self.features, {name: trainee.ranker for name, trainee in self.trainees.items()}, self.ranks.device)
 
     @property
     def steps_done(self) -> int:

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from umair.config import fingerprint
 from umair.errors import ContractError
 from umair.model.batch import ITEM_TAGS, VECTOR_MODALITIES
+from umair.model.compact import COMPACT
+from umair.model.projection import SMALLEST_SCALE
 from umair.schema import ILLUSTRATIONS, IMAGE_VECTORS, TAGS, TEXT_VECTORS, USERS
 from umair.storage import Store
 
@@ -29,6 +31,8 @@ STATIC_FIELDS = ("restrict", "sanity_level", "x_restrict", "width", "height", "i
 USER_COLUMNS = ("user_index", "username")
 UNKNOWN = -1  # in item_fields, item_tags and user_fields
 READ_ROWS = 4_096  # rows of a table in memory at once
+LAYOUT = 2  # of a pack; another one is another pack
+AXES_FROM = 20_000  # illustrations, evenly spread, from which a modality's axes are taken
 VECTOR_TABLES = (IMAGE_VECTORS.name, TEXT_VECTORS.name)
 TABLES = (ILLUSTRATIONS.name, USERS.name, TAGS.name, *VECTOR_TABLES)
 
@@ -46,7 +50,7 @@ class FeatureSource:
 
     @property
     def key(self) -> str:
-        return fingerprint(vars(self))
+        return fingerprint([LAYOUT, vars(self)])
 
 
 def pack(store: Store, source: FeatureSource, folder: Path) -> dict[str, Any]:
@@ -54,6 +58,7 @@ def pack(store: Store, source: FeatureSource, folder: Path) -> dict[str, Any]:
 
     semantic.npy, style.npy, text.npy: fp16 [I, width]; tag_text.npy fp16 [T, text width]; NAME_known.npy bool, False where
     there is no picture or no text; NAME_scale.npy float32 [2, width], mean and deviation over the known vectors;
+    NAME_axes.npy float32 [width, C] (`fit_axes`);
     item_fields.npy int32 [I, 7], columns as STATIC_FIELDS; item_tags.npy int32 [I, 4], the artist's first tags;
     user_fields.npy int32 [U, 2], index and hash of the name. An illustration's text vector is the mean of the vectors of
     its tags (spec 1.3) and, beyond the paper and if `source.titles`, of its title, as far as these have any. An index whose
@@ -82,6 +87,9 @@ class _Packer:
         self._pack_texts(title_hash_I)
         self._average_texts()
         known = {name: self._pack_scale(name) for name in VECTOR_MODALITIES}
+        for name in VECTOR_MODALITIES:
+            axes = fit_axes(self._open(name), self._open(f"{name}_known"), self._open(f"{name}_scale"))
+            self._new(f"{name}_axes", axes.shape, np.float32)[:] = axes
         return {"versions": self.source.versions, "image_encoder": self.source.image_encoder,
                 "text_encoder": self.source.text_encoder, "widths": self.source.widths, "known": known,
                 "illustrations": self.illustrations, "users": self.users, "tags": self.tags}
@@ -240,6 +248,24 @@ class _Packer:
                                 f"{width}, the width of the encoder", "embed again with the present encoder")
         values: Array = lists.flatten().to_numpy(zero_copy_only=False)
         return values.reshape(len(lists), width)
+
+
+def fit_axes(vector_ID: Array, known_I: Array, scale_2D: Array, count: int = COMPACT) -> Array:
+    """[D, C] float32: the principal axes of the known vectors in their standard deviations, the widest first.
+
+    (x - mean) @ axes has variance 1 on average over the C components. Numbers that never vary have no part in it, and
+    where fewer illustrations than axes are known, the last axes are zero. The same vectors give the same axes.
+    """
+    place_I = np.flatnonzero(known_I)
+    place_I = place_I[::max(1, -(-len(place_I) // AXES_FROM))]
+    scale_D = np.where(scale_2D[1] > SMALLEST_SCALE, scale_2D[1], np.inf).astype(np.float64)
+    standard_ID = (vector_ID[place_I].astype(np.float64) - scale_2D[0]) / scale_D
+    variance_D, axes_DD = np.linalg.eigh(standard_ID.T @ standard_ID / max(1, len(place_I)))
+    kept = min(count, len(variance_D))
+    variance_C, axes_DC = variance_D[::-1][:kept], axes_DD[:, ::-1][:, :kept]
+    axes_DC = axes_DC * (np.sign(axes_DC[np.abs(axes_DC).argmax(0), np.arange(kept)]) * (variance_C > 1e-9 * variance_C[0]))
+    fitted_DC: Array = axes_DC / scale_D[:, None] / np.sqrt(max(variance_C.mean(), 1e-12))
+    return fitted_DC.astype(np.float32)
 
 
 class _IndexCheck:

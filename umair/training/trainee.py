@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,7 +38,9 @@ class Trainee:
         torch.manual_seed(settings.seed)
         ranker = build_ranker(config, features.widths)
         for modality, scale in features.scales.items():
-            ranker.set_vector_scale(modality, *map(torch.from_numpy, scale))
+            mean_D, scale_D = map(torch.from_numpy, scale)
+            ranker.set_vector_scale(modality, mean_D, scale_D)
+            ranker.set_axes(modality, mean_D, torch.from_numpy(np.array(features.axes(modality))))
         ranker.to(ranks.device)
         adam = torch.optim.Adam(ranker.parameters(), lr=settings.learning_rate, fused=True)
         return cls(name, config, ranker, ranks.distribute(adam, ranker, name))

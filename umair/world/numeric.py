@@ -26,7 +26,7 @@ from umair.config import Section, fingerprint
 from umair.schema import SPLITS, WINDOW, window_table
 from umair.storage import read_facts, write_folder
 from umair.training.inputs import TrainingInputs
-from umair.training.packing import FeatureSource
+from umair.training.packing import FeatureSource, fit_axes
 from umair.training.reader import count_rows
 from umair.windows.history import BOOKMARK, ROW, VIEW, Lengths, let_pass
 
@@ -145,7 +145,9 @@ def _pack(config: NumericWorldConfig, folder: Path, artist_I: Ints, factors: Fac
     static_IF = np.stack([zero_I, zero_I, zero_I, zero_I, zero_I, np.arange(items), artist_I], 1)  # packing.STATIC_FIELDS
     scales = {f"{name}_scale": np.stack([of_ID.astype(np.float32).mean(0), of_ID.astype(np.float32).std(0)])
               for name, of_ID in vectors.items()}
-    arrays = {**vectors, **scales, **{f"{name}_known": np.ones(items, bool) for name in vectors}, "tag_text": tag_text_TD,
+    known_I = np.ones(items, bool)
+    axes = {f"{name}_axes": fit_axes(of_ID, known_I, scales[f"{name}_scale"]) for name, of_ID in vectors.items()}
+    arrays = {**vectors, **scales, **axes, **{f"{name}_known": known_I for name in vectors}, "tag_text": tag_text_TD,
               "tag_text_known": np.ones(config.tags, bool), "item_fields": static_IF.astype(np.int32),
               "item_tags": tags_IT.astype(np.int32), "user_fields": np.stack([user_U, user_U], 1).astype(np.int32)}
     for name, array in arrays.items():

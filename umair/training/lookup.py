@@ -1,0 +1,126 @@
+"""From window rows to batches: looks up what the rows point at, for one ranker.
+
+U distinct illustrations of a batch, T tags, D width, C compact width, B rows, H history, F fields, L listed tags.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from umair.config import fingerprint
+from umair.errors import ContractError
+from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
+from umair.model.compact import axes_key
+from umair.model.ranker import Ranker
+from umair.schema import ABSENT
+from umair.training.buckets import item_buckets, tag_buckets, user_buckets
+from umair.training.features import Features
+from umair.training.reader import Rows
+
+Array = npt.NDArray[Any]
+COLUMNS = ("user_index", "illust_index", "label", "long_tags", "long_weights", "short_tags", "short_weights", "user_views",
+           "user_bookmarks", "illust_views", "illust_bookmarks", "bookmarked", "passed")  # of a window, all but its time
+PRIOR_RATE, PRIOR_VIEWS = 0.2, 10.0  # a rate is (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
+
+
+class Lookup:
+    """Makes batches as one ranker reads them. Rankers with the same `key` read the same."""
+
+    def __init__(self, features: Features, ranker: Ranker) -> None:
+        self.features, self.config = features, ranker.config
+        self.compact = features.compact(ranker.axes)
+        buckets = [self.config.user_fields, self.config.item_fields, self.config.tag_buckets]
+        self.key = fingerprint([buckets, axes_key(ranker.axes)])
+
+    def batch(self, rows: Rows) -> Batch:
+        """Window rows (COLUMNS, as the reader gives them) -> a Batch in the ranker's buckets, on the CPU.
+
+        Raises ContractError for a user, illustration or tag that the pack does not have, and for labels other than 0 and 1.
+        """
+        features, config, item_N = self.features, self.config, rows["illust_index"]
+        distinct_U, position = _distinct(rows, features.illustrations)
+        tags_BL = np.concatenate([_first(rows["long_tags"], USER_TAGS // 2), _first(rows["short_tags"], USER_TAGS // 2)], 1)
+        totals = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}
+        _require_below(rows["user_index"], features.users, "user_index")
+        return Batch(
+            user_fields_BF=_long(user_buckets(features.user_fields[rows["user_index"]], config.user_fields)),
+            user_tags_BT=_long(tag_buckets(tags_BL, config.tag_buckets)),
+            item_fields_BF=_long(item_buckets(features.item_fields[item_N], totals, config.item_fields)),
+            item_tags_BT=_long(tag_buckets(features.item_tags[item_N][:, :ITEM_TAGS], config.tag_buckets)),
+            long_interest_BD=_interest(features, rows["long_tags"], rows["long_weights"]),
+            short_interest_BD=_interest(features, rows["short_tags"], rows["short_weights"]),
+            counters_BC=_counters(rows),
+            vectors_BD={name: torch.from_numpy(features.vectors[name][item_N]).float() for name in VECTOR_MODALITIES},
+            compact_UC={name: torch.from_numpy(compact[distinct_U]).float() for name, compact in self.compact.items()},
+            known_U={name: torch.from_numpy(features.known[name][distinct_U]) for name in VECTOR_MODALITIES},
+            item_B=position["illust_index"], bookmarked_BH=position["bookmarked"], passed_BH=position["passed"],
+            label_B=_labels(rows["label"]))
+
+
+def _distinct(rows: Rows, illustrations: int) -> tuple[Array, dict[str, Tensor]]:
+    """The distinct illustrations that the rows mention, ascending, and each column as positions among them (-1 = none)."""
+    columns = ("illust_index", "bookmarked", "passed")
+    mentioned_I = np.zeros(illustrations + 1, np.bool_)  # the last place takes the ABSENT that fills lists
+    for name in columns:
+        _require_below(rows[name], illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
+        mentioned_I[rows[name]] = True
+    distinct_U = np.flatnonzero(mentioned_I[:-1])
+    position_I = np.empty(illustrations + 1, np.int64)  # only places that rows mention are ever touched
+    position_I[distinct_U], position_I[-1] = np.arange(len(distinct_U)), ABSENT
+    return distinct_U, {name: torch.from_numpy(position_I[rows[name]]) for name in columns}
+
+
+def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:
+    """[B, D]: the weighted mean of the listed tags' vectors, over the tags that have one; zero when none has."""
+    _require_below(tag_BL, features.tags, "interest tags", lowest=ABSENT)
+    if not features.tags:
+        return torch.zeros(len(tag_BL), features.widths["text"])
+    distinct_T, place_BL = np.unique(tag_BL, return_inverse=True)
+    place_BL = place_BL.reshape(tag_BL.shape)
+    known_BL = (tag_BL >= 0) & features.tag_known[tag_BL]
+    weight = torch.from_numpy(np.where(known_BL, weight_BL, 0).astype(np.float32))
+    vector_TD = torch.from_numpy(features.tag_text[np.maximum(distinct_T, 0)]).float()
+    total_BD = F.embedding_bag(torch.from_numpy(place_BL), vector_TD, per_sample_weights=weight, mode="sum")
+    sum_B1 = weight.sum(1, keepdim=True)
+    return total_BD / torch.where(sum_B1 > 0, sum_B1, torch.ones_like(sum_B1))
+
+
+def _counters(rows: Rows) -> Tensor:
+    """[B, 6] in the order of COUNTERS: log1p of views and bookmarks, and their rate pulled toward PRIOR_RATE."""
+    columns = []
+    for owner in ("user", "illust"):
+        views, bookmarks = rows[f"{owner}_views"].astype(np.float64), rows[f"{owner}_bookmarks"].astype(np.float64)
+        rate = (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
+        columns += [np.log1p(views), np.log1p(bookmarks), rate]
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+
+
+def _labels(label_B: Array) -> Tensor:
+    wrong = label_B[(label_B != 0) & (label_B != 1)]
+    if len(wrong):
+        raise ContractError("window, column 'label'", f"label {wrong[0]}", "0 or 1", "build the windows again")
+    return torch.from_numpy(label_B.astype(np.float32))
+
+
+def _first(list_BL: Array, count: int) -> Array:
+    """The first `count` entries of each list, filled up with -1 where the lists are shorter."""
+    missing = max(count - list_BL.shape[1], 0)
+    return np.pad(list_BL[:, :count], ((0, 0), (0, missing)), constant_values=ABSENT)
+
+
+def _require_below(index: Array, count: int, column: str, lowest: int = 0) -> None:
+    if index.size and not lowest <= index.min() <= index.max() < count:
+        wrong = index.max() if index.max() >= count else index.min()
+        raise ContractError(f"window, column '{column}'", f"index {wrong}",
+                            f"indices from {lowest} to {count - 1}, as the packed features have rows",
+                            "build the windows again: they and the pack must come from the same tables")
+
+
+def _long(bucket: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(bucket))
