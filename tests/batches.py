@@ -48,14 +48,16 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
         counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
         vectors_BD={name: of_UD[item_B] for name, of_UD in vectors_UD.items()},
         compact_UC={name: torch.randn(illustrations, min(width, COMPACT), generator=draw) for name, width in widths.items()},
-        known_U=known, item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(),
+        item_fields_UF=torch.stack([below(size, illustrations) for size in config.item_fields.values()], 1),
+        item_tags_UT=below(config.tag_buckets, illustrations, ITEM_TAGS), known_U=known, item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(),
         label_B=below(2, rows).float())
 
 
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
     """The batch with these rows alone; its illustrations stay."""
     own = {name: of_BD[rows] for name, of_BD in batch.vectors_BD.items()}
-    return replace(batch, vectors_BD=own, **{name: value[rows] for name, value in batch.__dict__.items() if not isinstance(value, dict)})
+    return replace(batch, vectors_BD=own, **{name: value[rows] for name, value in batch.__dict__.items()
+                                             if "_B" in name and not isinstance(value, dict)})
 
 
 def loss_after(steps: int, model: Ranker, batch: Batch) -> float:

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 import torch
 from batches import WIDTHS, random_batch, rows_of
+from torch import nn
 
 from umair.errors import ContractError
 from umair.model.batch import Batch
-from umair.model.match import Match, Matches, Place, sum_listed
+from umair.model.match import Match, Matches, Place, ProfilePlace, sum_listed
 from umair.model.projection import Projection
 
 P, SHRINK = 5, 3.0
+MODALITIES = ["semantic", "style", "text", "profile"]
+
+
+def fresh_match(*, passed: bool = True) -> Match:
+    torch.manual_seed(2)
+    projects = {**{name: nn.Linear(width, P) for name, width in WIDTHS.items()}, "profile": ProfilePlace(30, 40, P)}
+    return Match(projects, P, SHRINK, passed=passed)
 
 
 def trained_match(batch: Batch) -> Match:
     """In evaluation mode, with running statistics that are not the initial ones."""
-    torch.manual_seed(2)
-    match = Match(WIDTHS, P, SHRINK)
+    match = fresh_match()
     matches_of(match, batch)
     return match.eval()
 
@@ -30,14 +37,23 @@ def matches_of(match: Match, batch: Batch) -> Matches:
     return match(batch)
 
 
+def projected(project: nn.Module, batch: Batch, illustration: int, modality: str) -> np.ndarray:
+    if modality == "profile":
+        artist = project.artist.weight[batch.item_fields_UF[illustration, 8]].detach().double().numpy()
+        tags = [project.tags.weight[tag].detach().double().numpy() for tag in batch.item_tags_UT[illustration] if tag > 0]
+        return np.concatenate([artist, np.mean(tags, axis=0) if tags else np.zeros(P - P // 2)])
+    weight, bias = project.weight.detach().double().numpy(), project.bias.detach().double().numpy()
+    return weight @ batch.compact_UC[modality][illustration].double().numpy() + bias
+
+
 def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarray:
     """The products of one row and one modality, one illustration at a time, in float64; running statistics."""
-    known, place = batch.known_U[modality].numpy(), match.places[modality]
-    weight, bias = place.project.weight.detach().double().numpy(), place.project.bias.detach().double().numpy()
+    place = match.places[modality]
+    known = np.ones(len(batch.item_tags_UT), bool) if modality == "profile" else batch.known_U[modality].numpy()
     mean, deviation = place.norm.running_mean.double().numpy(), (place.norm.running_var.double().numpy() + place.norm.eps) ** 0.5
 
     def where(illustration: int) -> np.ndarray:
-        return (weight @ batch.compact_UC[modality][illustration].double().numpy() + bias - mean) / deviation
+        return (projected(place.project, batch, illustration, modality) - mean) / deviation
 
     def shrunk_mean(listed: torch.Tensor) -> np.ndarray:
         places = [where(one) for one in listed.tolist() if one >= 0 and known[one]]
@@ -59,7 +75,9 @@ def test_equals_the_formula_row_by_row():
         wanted_BP = np.stack([written_out(match, batch, row, modality) for row in range(len(batch))])
         np.testing.assert_allclose(found.product_BMP[:, m].detach().numpy(), wanted_BP, rtol=0, atol=1e-6)
         np.testing.assert_allclose(found.sum_BM[:, m].detach().numpy(), wanted_BP.sum(1), rtol=0, atol=2e-6)
-        assert found.known_BM[:, m].tolist() == batch.known_U[modality][batch.item_B].tolist()
+        assert modality == "profile" or found.known_BM[:, m].tolist() == batch.known_U[modality][batch.item_B].tolist()
+    assert match.modalities == tuple(MODALITIES)
+    assert found.known_BM[:, 3].all()
     assert not all(batch.known_U["style"][batch.item_B])  # the case was there
     assert (batch.bookmarked_BH < 0).all(1).any()
 
@@ -104,13 +122,31 @@ def test_swapping_bookmarked_and_passed_turns_the_sign():
     torch.testing.assert_close(swapped.sum_BM, -matches_of(match, batch).sum_BM)
 
 
+def test_what_was_passed_over_can_be_left_out():
+    batch = random_batch()
+    with_passed, without = trained_match(batch), fresh_match(passed=False)
+    without.load_state_dict(with_passed.state_dict())
+    nothing_BH = torch.full_like(batch.passed_BH, -1)
+    wanted = matches_of(with_passed, replace(batch, passed_BH=nothing_BH)).product_BMP
+    torch.testing.assert_close(matches_of(without.eval(), batch).product_BMP, wanted)
+    assert not torch.allclose(matches_of(with_passed, batch).product_BMP, wanted)
+
+
+def test_works_of_one_artist_with_the_same_tags_stand_in_one_place():
+    project = ProfilePlace(30, 40, P)
+    artist_X, tags_XT = torch.tensor([3, 3, 4]), torch.tensor([[5, 0, 0, 0], [0, 5, 0, 5], [0, 0, 0, 0]])
+    place_XP = project(artist_X, tags_XT)
+    torch.testing.assert_close(place_XP[0], place_XP[1])
+    assert not place_XP[2, P // 2:].any()  # no tag
+
+
 def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
     batch = random_batch(rows=1)
     item = int(batch.known_U["style"].nonzero()[0])
     one_BH = torch.tensor([[item]])
     alone = replace(batch, item_B=torch.tensor([item]), bookmarked_BH=one_BH, passed_BH=torch.full((1, 1), -1))
     match = trained_match(random_batch())
-    place_P = match.places["style"](batch.compact_UC["style"], batch.known_U["style"])[item]
+    place_P = match.places["style"]([batch.compact_UC["style"]], batch.known_U["style"])[item]
     wanted_P = (place_P / 4) @ match.map_MPP[1] * place_P
     torch.testing.assert_close(matches_of(match, alone).product_BMP[0, 1], wanted_P)
 
@@ -124,20 +160,20 @@ def test_after_training_a_row_does_not_feel_its_batch():
 
 def test_statistics_come_from_the_known_illustrations():
     batch = random_batch(illustrations=30)
-    place = Place(WIDTHS["style"], P)
-    found_UP = place(batch.compact_UC["style"], batch.known_U["style"])[batch.known_U["style"]]
+    place = Place(nn.Linear(WIDTHS["style"], P), P)
+    found_UP = place([batch.compact_UC["style"]], batch.known_U["style"])[batch.known_U["style"]]
     torch.testing.assert_close(found_UP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
     torch.testing.assert_close(found_UP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_batch_with_hardly_a_picture_trains_on_running_statistics(known):
-    place, vectors_UD = Place(WIDTHS["style"], P), torch.randn(4, WIDTHS["style"])
-    place(vectors_UD, torch.ones(4, dtype=torch.bool))
+    place, vectors_UD = Place(nn.Linear(WIDTHS["style"], P), P), torch.randn(4, WIDTHS["style"])
+    place([vectors_UD], torch.ones(4, dtype=torch.bool))
     before = place.norm.running_mean.clone()
-    found_UP = place(vectors_UD, torch.arange(4) < known)
+    found_UP = place([vectors_UD], torch.arange(4) < known)
     found_UP.sum().backward()
-    torch.testing.assert_close(found_UP, place.eval()(vectors_UD, torch.arange(4) < known))
+    torch.testing.assert_close(found_UP, place.eval()([vectors_UD], torch.arange(4) < known))
     torch.testing.assert_close(place.norm.running_mean, before)
 
 

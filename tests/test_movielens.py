@@ -158,8 +158,8 @@ def test_the_rival_without_content_differs_from_the_ranker_in_nothing_else():
     config = load_config(ROOT / "conf" / "movielens.yaml", [], Config)
     rival = config.training.rivals["no_content"]
     assert rival.modalities == ("profile",)
-    assert rival.matched == ()
-    assert rival.model_copy(update={"modalities": config.ranker.modalities, "match": config.ranker.match}) == config.ranker
+    assert rival.matched == ("profile",)  # whose tags and artist are no vectors
+    assert rival.model_copy(update={"modalities": config.ranker.modalities}) == config.ranker
     ids = config.training.rivals["id_only"]
     assert (ids.form, ids.item_fields, ids.user_fields) == ("dcn_v2", config.ranker.item_fields, config.ranker.user_fields)
     assert config.ranker.item_fields["illust_id"] > 9_742

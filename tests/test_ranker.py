@@ -153,7 +153,8 @@ def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
     bare = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
     scores = model(bare)
     assert scores.contribution_BM.tolist() == [[0, 0, 0, 1]] * len(batch)
-    assert (scores.match_BM == 0).all()
+    assert (scores.match_BM[:, :3] == 0).all()
+    assert (scores.match_BM[:, 3] != 0).any()
     assert scores.logit_B.isfinite().all()
 
 
@@ -161,7 +162,8 @@ def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
 def test_what_stands_where_a_vector_is_unknown_is_never_seen(form):
     model, batch = ranker(**FORMS[form]).eval(), random_batch()
     damaged = {name: of_BD.masked_fill(~batch.known_U[name][batch.item_B][:, None], 1e6) for name, of_BD in batch.vectors_BD.items()}
-    torch.testing.assert_close(model(replace(batch, vectors_BD=damaged)).logit_B, model(batch).logit_B, rtol=0, atol=0)
+    compact = {name: of_UC.masked_fill(~batch.known_U[name][:, None], 1e6) for name, of_UC in batch.compact_UC.items()}
+    torch.testing.assert_close(model(replace(batch, vectors_BD=damaged, compact_UC=compact)).logit_B, model(batch).logit_B, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("experts", [2, 4])
@@ -174,7 +176,7 @@ def test_rankers_of_more_attention_experts_are_the_same_ranker(experts):
 def test_the_match_is_added_to_what_the_head_says():
     model, batch = ranker(match=True).eval(), random_batch()
     scores = model(batch)
-    assert model.matched == VECTOR_MODALITIES
+    assert model.matched == MODALITIES
     with torch.no_grad():
         model.weigh.bias.fill_(-1e9)  # softplus of which is zero
         model.weigh.weight.zero_()
@@ -250,7 +252,7 @@ def test_modalities_keep_one_order_whatever_the_order_given():
 
 
 @pytest.mark.parametrize(("given", "matched"), [
-    (True, ("style", "text")), (False, ()), (["text", "semantic"], ("text",)), ([], ())])
+    (True, ("style", "text", "profile")), (False, ()), (["text", "semantic"], ("text",)), ([], ())])
 def test_the_match_follows_the_modalities(given, matched):
     assert RankerConfig(match=given, modalities=["style", "text", "profile"]).matched == matched
 
@@ -260,7 +262,7 @@ def test_the_match_follows_the_modalities(given, matched):
     ({"item_fields": {"illust_id": 0}}, "greater than or equal to 2"),
     ({"modalities": ["semantic", "smell"]}, "Input should be 'semantic', 'style', 'text' or 'profile'"),
     ({"modalities": []}, "at least 1 item"),
-    ({"match": ["profile"]}, "Input should be 'semantic', 'style' or 'text'"),
+    ({"match": ["title"]}, "Input should be 'semantic', 'style', 'text' or 'profile'"),
     ({"deep_dropout": 1.0}, "less than 1"),
     ({"deep": []}, "at least 1 item"),
     ({"tower": [0]}, "greater than 0"),
@@ -273,7 +275,7 @@ def test_a_wrong_configuration_is_refused(changes, text):
 def test_a_file_can_turn_the_match_on_with_one_key(tmp_path):
     (tmp_path / "ranker.yaml").write_text("form: umair\n", encoding="utf-8")
     config = load_config(tmp_path / "ranker.yaml", ["match=true", "item_fields.illust_id=5000"], RankerConfig)
-    assert config.matched == VECTOR_MODALITIES
+    assert config.matched == MODALITIES
     assert config.item_fields["illust_id"] == 5000
     with pytest.raises(ConfigError, match="key 'item_fields'"):
         load_config(tmp_path / "ranker.yaml", ["item_fields.illust=5000"], RankerConfig)

@@ -62,7 +62,7 @@ def test_a_row_says_whether_its_picture_is_known(scored):
 def test_contribution_weights_sum_to_one_and_match_has_its_modalities(scored):
     found = scored.toPandas()
     np.testing.assert_allclose(np.stack(found["contribution"]).sum(1), 1, atol=1e-5)
-    assert np.stack(found["match"]).shape == (ROWS, 3)
+    assert np.stack(found["match"]).shape == (ROWS, 4)
 
 
 def test_a_ranker_without_weights_has_empty_ones(spark, site):

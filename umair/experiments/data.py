@@ -133,7 +133,7 @@ def _with_truth(data: Data, job: Any) -> Data:
 
 
 def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:
-    rows = pq.ParquetDataset(job.snapshot(table).files).read(columns=[f"{kind}_id", f"{kind}_index"]).to_pydict()
+    rows = pq.ParquetDataset(list(job.snapshot(table).files)).read(columns=[f"{kind}_id", f"{kind}_index"]).to_pydict()
     return dict(zip(rows[f"{kind}_id"], rows[f"{kind}_index"], strict=True))
 
 

@@ -38,6 +38,8 @@ class Batch:
     vectors_BD: dict[str, Tensor]  # modality -> [B, width of the modality], of the row's own illustration
     compact_UC: dict[str, Tensor]  # modality -> [U, C], by the axes of the ranker; empty for one that has no use for it
     known_U: dict[str, Tensor]  # modality -> [U] bool: False where there is no picture or no text
+    item_fields_UF: Tensor  # [U, 9] buckets as item_fields_BF, but for the two totals, which are 0
+    item_tags_UT: Tensor  # [U, 4] buckets
     item_B: Tensor  # [B] position of the row's illustration among the U
     bookmarked_BH: Tensor  # [B, H] positions among the U, -1 = none, most recent first
     passed_BH: Tensor  # [B, H]

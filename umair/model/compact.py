@@ -10,7 +10,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-COMPACT = 64  # components: with 64 of 1,024 numbers a batch of long histories costs a sixteenth
+COMPACT = 128  # components: of 1,024 numbers, so a batch of long histories costs an eighth
 
 
 class Axes(nn.Module):

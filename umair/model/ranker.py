@@ -23,13 +23,12 @@ from umair.model.batch import (
     TAG_BUCKETS,
     USER_FIELDS,
     USER_TAGS,
-    VECTOR_MODALITIES,
     Batch,
 )
 from umair.model.compact import Axes
 from umair.model.contribution import AttentionContribution, AttentionExpert, ExpertContribution, SenetExpert
 from umair.model.cross_network import CrossNetMix
-from umair.model.match import Match
+from umair.model.match import Match, ProfilePlace
 from umair.model.new_ids import NewIds
 from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, Counters, LinearPart, Profile, tower
 from umair.model.projection import Projection
@@ -37,7 +36,6 @@ from umair.model.projection import Projection
 PENALTIES = {"modality": 1e-4, "deep": 1e-2, "cross": 1e-2, "senet": 1e-3}  # on squared weights, in the authors' code
 TOTALS = ("total_bookmarks", "total_view")
 Modality = Literal["semantic", "style", "text", "profile"]
-VectorModality = Literal["semantic", "style", "text"]
 
 
 def _complete(known: dict[str, int]) -> BeforeValidator:
@@ -59,9 +57,9 @@ def _in_order(value: Any) -> Any:
 
 
 def _all_or_none(value: Any) -> Any:
-    """True stands for all modalities that have vectors, false for none."""
+    """True stands for all modalities, false for none."""
     if isinstance(value, bool):
-        return VECTOR_MODALITIES if value else ()
+        return MODALITIES if value else ()
     return _in_order(value)
 
 
@@ -104,8 +102,9 @@ class RankerConfig(Section):
     machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
     penalties: bool = False  # the squared weights that the authors add to the loss
-    match: Annotated[tuple[VectorModality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
-    match_width: int = Field(32, gt=0)
+    match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
+    match_width: int = Field(64, gt=1)
+    match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
 
     @property
@@ -210,9 +209,8 @@ class UmairRanker(Ranker):
         head = mixed + shared + config.counters * len(COUNTERS)
         self.cross = cross_network(config, head)
         self.cross_norm = nn.BatchNorm1d(head) if config.residual else None
-        axes = {name: Axes(widths[name]) for name in self.matched}
-        self.axes.update(axes)
-        self.match = _match(config, {name: each.count for name, each in axes.items()})
+        self.axes.update({name: Axes(widths[name]) for name in self.matched if name != "profile"})
+        self.match = _match(config, self.axes)
         self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
         self.deep = nn.Sequential(*tower(head + matches, config.deep, config.deep_dropout),
@@ -317,8 +315,14 @@ def cross_network(config: RankerConfig, width: int) -> nn.Module:
     return CrossNetMix(width, config.cross_layers, config.cross_rank, config.cross_experts)
 
 
-def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
-    return Match(widths, config.match_width, config.match_shrink) if widths else None
+def _match(config: RankerConfig, axes: Any) -> Match | None:
+    if not config.matched:
+        return None
+    width = config.match_width
+    projects: dict[str, nn.Module] = {name: nn.Linear(axes[name].count, width) for name in config.matched if name in axes}
+    if "profile" in config.matched:
+        projects["profile"] = ProfilePlace(config.item_fields["artist_id"], config.tag_buckets, width)
+    return Match(projects, width, config.match_shrink, passed=config.match_passed)
 
 
 def _without_totals(batch: Batch) -> Batch:

@@ -47,6 +47,7 @@ class Lookup:
         distinct_U, position = _distinct(rows, features.illustrations)
         tags_BL = np.concatenate([_first(rows["long_tags"], USER_TAGS // 2), _first(rows["short_tags"], USER_TAGS // 2)], 1)
         totals = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}
+        no_totals = dict.fromkeys(totals, np.full(len(distinct_U), -1))
         _require_below(rows["user_index"], features.users, "user_index")
         return Batch(
             user_fields_BF=_long(user_buckets(features.user_fields[rows["user_index"]], config.user_fields)),
@@ -59,6 +60,8 @@ class Lookup:
             vectors_BD={name: torch.from_numpy(features.vectors[name][item_N]).float() for name in VECTOR_MODALITIES},
             compact_UC={name: torch.from_numpy(compact[distinct_U]).float() for name, compact in self.compact.items()},
             known_U={name: torch.from_numpy(features.known[name][distinct_U]) for name in VECTOR_MODALITIES},
+            item_fields_UF=_long(item_buckets(features.item_fields[distinct_U], no_totals, config.item_fields)),
+            item_tags_UT=_long(tag_buckets(features.item_tags[distinct_U][:, :ITEM_TAGS], config.tag_buckets)),
             item_B=position["illust_index"], bookmarked_BH=position["bookmarked"], passed_BH=position["passed"],
             label_B=_labels(rows["label"]))
 

@@ -28,6 +28,7 @@ from umair.training.inputs import TrainingInputs
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
 from umair.training.shares import plan_epoch
+from umair.training.tag_pretext import pace
 from umair.training.trainee import Trainee
 
 __all__ = ["MAIN", "TrainingConfig", "build_ranker", "load_ranker", "train_rankers"]
@@ -44,6 +45,8 @@ class TrainingConfig(Section):
     keep: Literal["best", "last"] = "best"  # epoch of each ranker, by log loss on the validation window
     batch: int = Field(128, gt=1)  # rows of a step over all ranks together, so that their number changes little
     learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: the rate falls to zero over all epochs, by half a wave
+    patience: int | None = Field(None, gt=0)  # stop after so many epochs in which no ranker got better; null: never
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"
@@ -77,7 +80,7 @@ def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig,
     """
     run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder))
     run.resume()
-    while run.position.epoch < config.epochs:
+    while run.position.epoch < config.epochs and not run.stalled:
         run.train_epoch()
     return run.finish()
 
@@ -147,14 +150,28 @@ class _Run:
         batches = self.feed.batches(plan.rows_by_file, plan.sizes, order=(self.config.seed, epoch, self.ranks.index),
                                     pool=self.config.shuffle_pool, skip=first)
         for step, batch in enumerate(batches, start=first):
-            seed, share = self._seed(epoch, step), plan.share(step)
+            seed, share, rate = self._seed(epoch, step), plan.share(step), self._rate(epoch, step)
             for name, trainee in self.trainees.items():
-                trainee.step(batch[name], seed, share)
+                trainee.step(batch[name], seed, share, rate)
             self.position = Position(epoch, step + 1)
             self._after_step(progress)
         self.position = Position(epoch + 1, 0)
         self._timed("validate", self._validate)
         self._timed("checkpoint", self._save)
+
+    def _rate(self, epoch: int, step: int) -> float:
+        """The learning rate of a step: a function of its place alone, so that a checkpoint need not keep it."""
+        config, steps = self.config, self.plan.steps
+        share = pace(epoch * steps + step + 1, config.epochs * steps, 0.0) if config.schedule == "cosine" else 1.0
+        return config.learning_rate * share
+
+    @property
+    def stalled(self) -> bool:
+        """No ranker had its best epoch among the last `patience`."""
+        patience = self.config.patience
+        if patience is None or not self.valid:
+            return False
+        return all(self.position.epoch - self._best_epoch(name) >= patience for name in self.trainees)
 
     def _seed(self, epoch: int, step: int) -> int:
         """Draws dropout masks anew for each step and rank, so that a checkpoint needs no random state."""
@@ -204,8 +221,9 @@ class _Run:
 
     def _kept_epoch(self, name: str) -> int:
         """From 1; the first of several that are equally good."""
-        if self.config.keep == "last":
-            return self.position.epoch
+        return self.position.epoch if self.config.keep == "last" else self._best_epoch(name)
+
+    def _best_epoch(self, name: str) -> int:
         best: int = min(self.valid, key=lambda line: line["rankers"][name]["log_loss"])["epoch"]
         return best
 
@@ -232,12 +250,12 @@ class _Run:
         return facts
 
     def _facts(self) -> dict[str, Any]:
-        seconds, rows = time.monotonic() - self.started, self.plan.rows * self.config.epochs
+        seconds, rows = time.monotonic() - self.started, self.plan.rows * self.position.epoch
         steps = {f"step {name}": trainee.seconds for name, trainee in self.trainees.items()}
         phases = {**self.phases, **self.feed.seconds, **steps}  # of the first rank, since it last started
         return {
             "versions": self.inputs.versions, "features": vars(self.inputs.source), "ranks": self.ranks.count,
-            "rows": self.plan.rows, "epochs": self.config.epochs, "steps": self.plan.steps, "batch": self.config.batch,
+            "rows": self.plan.rows, "epochs": self.position.epoch, "steps": self.plan.steps, "batch": self.config.batch,
             "seconds": round(seconds, 3), "rows_per_second": round(rows / seconds, 1),
             "phases": {phase: round(spent, 3) for phase, spent in phases.items()},
             "rankers": {name: {**count_parameters(each.ranker), "kept_epoch": self._kept_epoch(name)}

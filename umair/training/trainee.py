@@ -45,15 +45,17 @@ class Trainee:
         adam = torch.optim.Adam(ranker.parameters(), lr=settings.learning_rate, fused=True)
         return cls(name, config, ranker, ranks.distribute(adam, ranker, name))
 
-    def step(self, batch: Batch, seed: int, share: float = 1.0) -> None:
+    def step(self, batch: Batch, seed: int, share: float = 1.0, rate: float | None = None) -> None:
         """One step on this rank's batch: binary cross-entropy of the logits, and the ranker's penalty if it has one,
         which no recorded loss contains. `seed` draws the dropout.
 
-        `share` is that of `EpochPlan.share`.
+        `share` is that of `EpochPlan.share`; `rate` the learning rate, where it is not the one before.
         """
         started = time.perf_counter()
         torch.manual_seed(seed)
         self.ranker.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] if rate is None else rate
         self.optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.ranker(batch).logit_B, batch.label_B)
         penalty = self.ranker.penalty()
