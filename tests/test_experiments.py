@@ -1,0 +1,136 @@
+"""Experiments: ablations of one key, trials made once, and a table that says what the scores say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from umair.config import load_config
+from umair.errors import ConfigError
+from umair.experiments.config import DEFAULT, ExperimentConfig
+from umair.experiments.data import open_data
+from umair.experiments.learnable import fit_users, score_users
+from umair.experiments.run import run_experiments
+from umair.experiments.trial import Outcome
+from umair.metrics import auc, way
+from umair.storage import read_facts
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "claim": "a match is worth more than ids", "numeric": {"users": 60, "illustrations": 300, "artists": 30, "rows": 12_000},
+    "seeds": [0, 1], "training": {"epochs": 1, "batch": 256, "learning_rate": 2e-3, "ranks": 1},
+    "ranker": {"user_fields": {"user_id": 80, "username": 80}, "item_fields": {"illust_id": 400, "artist_id": 40},
+               "tag_buckets": 80, "match": True, "counters": True, "standardise": True, "scaled_scores": True, "tower": [16, 8],
+               "deep": [16, 8], "match_width": 8, "tower_dropout": 0.1, "deep_dropout": 0.1, "attention_dropout": 0.1},
+    "others": {"ids": {"form": "dcn_v2", "counters": False}}, "ablations": {"no_match": {"match": False}}}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, **changes}), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished experiment."""
+    folder = tmp_path_factory.mktemp("experiments")
+    run_experiments([written(folder)], folder / "out", processes=2)
+    return folder / "out"
+
+
+def summary_of(ran: Path) -> dict:
+    import json
+
+    return json.loads((ran / "small" / "summary.json").read_text("utf-8"))
+
+
+# ---------------------------------------------------------------- configuration
+@pytest.mark.parametrize("changed", [{"match": False, "linear": False}, {}, None])
+def test_an_ablation_changes_one_key(tmp_path, changed):
+    with pytest.raises(ConfigError, match=r"ablation 'bare' changes [02] keys; one each"):
+        load_config(written(tmp_path, ablations={"bare": changed}), [], ExperimentConfig)
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"numeric": None}, "rows from `numeric` or from `week`, one of them"),
+    ({"week": {"config": "a.yaml", "week": "2026-W10"}}, "rows from `numeric` or from `week`, one of them"),
+    ({"others": {DEFAULT: {}}}, "names that stand twice: umair"),
+    ({"others": {"no_match": {}}}, "names that stand twice: no_match"),
+    ({"training": {"rivals": {"a": {}}}}, "an experiment names its rankers under `others`"),
+])
+def test_what_makes_no_sense_is_refused(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        load_config(written(tmp_path, **changes), [], ExperimentConfig)
+
+
+def test_every_ablation_of_the_project_differs_from_its_ranker_in_one_key():
+    seen = 0
+    for file in sorted((ROOT / "conf" / "experiments").glob("*.yaml")):
+        if "ablations" not in yaml.safe_load(file.read_text("utf-8")):
+            continue
+        config = load_config(file, [], ExperimentConfig)
+        for name, ranker in config.ablations.items():
+            differs = {key for key, value in ranker.model_dump().items() if value != config.ranker.model_dump()[key]}
+            assert len(differs) == 1, f"{file.name}: {name} changes {differs}"
+            seen += 1
+    assert seen > 5
+
+
+# ---------------------------------------------------------------- trials
+def test_the_table_says_what_the_scores_say(ran, tmp_path):
+    summary, config = summary_of(ran), load_config(written(tmp_path), [], ExperimentConfig)
+    data = open_data(config, ran / "small")
+    cold_N = ~np.isin(data.test.item_N, _train_items(data))
+    outcomes = [Outcome.of(path.parent) for path in (ran / "small" / "trials").glob("*/facts.json")]
+    assert len(outcomes) == 6
+    ids = [each for each in outcomes if not each.facts["modalities"]]
+    for part, mask_N in (("all", np.ones(len(cold_N), bool)), ("cold", cold_N)):
+        line = summary["slices"][part]
+        assert (line["rows"], line["positives"]) == (mask_N.sum(), data.test.label_N[mask_N].sum())
+        wanted = np.mean([auc(data.test.label_N[mask_N], each.logit_N[mask_N]) for each in ids])
+        assert line["rankers"]["ids"]["auc"]["estimate"] == pytest.approx(wanted, abs=1e-5)
+        assert line["rankers"]["ids"]["way_to_ceiling"] == pytest.approx(way(wanted, line["marks"]["ceiling"]), abs=1e-3)
+        gap = line["rankers"][DEFAULT]["auc"]["estimate"] - line["rankers"]["ids"]["auc"]["estimate"]
+        assert line["rankers"]["ids"]["default_minus"]["estimate"] == pytest.approx(gap, abs=2e-5)
+        assert line["rankers"][DEFAULT]["default_minus"] == {"estimate": 0, "low": 0, "high": 0}
+    assert set(summary["rankers"][DEFAULT]["match_agreement"]) == {"style", "semantic"}
+
+
+def _train_items(data) -> np.ndarray:
+    from umair.experiments.data import Rows
+
+    return Rows.of(data.inputs.rows_by_file["train"]).item_N
+
+
+def test_a_finished_trial_is_not_made_again_and_a_new_seed_is(ran, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
+    run_experiments([written(tmp_path, seeds=[0, 1, 2], others={})], ran, processes=2)
+    after = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
+    assert {path: after[path] for path in before} == before
+    assert sorted(read_facts(path.parent)["seed"] for path in set(after) - set(before)) == [2, 2]
+
+
+# ---------------------------------------------------------------- what can be learned
+class Window:
+    def __init__(self, user, item, label):
+        self.user_N, self.item_N, self.label_N = np.array(user), np.array(item), np.array(label)
+
+
+def test_a_users_regression_by_hand():
+    """One factor, two users of opposite taste; each has two rows. In common they want nothing."""
+    factor_IF = np.array([[1.0], [-1.0]])
+    rows = Window([0, 0, 1, 1], [0, 1, 0, 1], [1, 0, 0, 1])
+    fit_UF = fit_users(rows, factor_IF, ridge=2.0)
+    np.testing.assert_allclose(fit_UF[:, 0], [0.25, -0.25])  # sum of factor * (label - rate) = 1, over 2 + 2
+    np.testing.assert_allclose(fit_UF[:, 1], 0.5)
+    np.testing.assert_allclose(score_users(fit_UF, Window([0, 1, 7], [0, 0, 0], [0, 0, 0]), factor_IF), [0.75, 0.25, 0.5])
+
+
+def test_what_can_be_learned_lies_below_the_ceiling_and_above_chance(ran):
+    for part in ("all", "cold"):
+        marks = summary_of(ran)["slices"][part]["marks"]
+        assert 0.55 < marks["learnable"] < marks["ceiling"]
