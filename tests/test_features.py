@@ -25,6 +25,7 @@ from umair.training.buckets import item_buckets, user_buckets
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import Lookup
+from umair.training.packing import fit_axes
 
 WIDTHS = {"semantic": 2, "style": 3, "text": 4}
 INT, FLOATS, TEXT = pa.int32(), pa.list_(pa.float32()), pa.string()
@@ -266,3 +267,52 @@ def test_a_full_disk_while_packing_is_said_and_leaves_nothing(store, tmp_path):
     assert "found a write that failed" in ran.stdout, ran.stderr
     assert "set training.features to a folder that has it" in ran.stdout or "free space" in ran.stdout
     assert [path for path in (tmp_path / "packs").iterdir() if path.is_dir()] == []
+
+
+# ---------------------------------------------------------------- compact vectors
+def test_axes_are_the_directions_in_which_known_vectors_vary_most():
+    draw = np.random.default_rng(0)
+    factor_IF = draw.normal(size=(400, 3)) * [3.0, 2.0, 1.0]
+    vector_ID = np.concatenate([factor_IF @ draw.normal(size=(3, 7)) + 5, np.full((400, 1), 2.0)], 1)  # the last never varies
+    vector_ID[300:] = 1e4  # not known, so never looked at
+    known_I = np.arange(400) < 300
+    scale_2D = np.stack([vector_ID[:300].mean(0), vector_ID[:300].std(0)])
+    axes_DC = fit_axes(vector_ID, known_I, scale_2D, count=5)
+    compact_IC = (vector_ID[:300] - scale_2D[0]) @ axes_DC
+    covariance_CC = compact_IC.T @ compact_IC / 300
+    variance_C = np.diag(covariance_CC)
+    assert variance_C.mean() == pytest.approx(1, rel=1e-4)
+    assert (np.diff(variance_C[:3]) < 0).all()
+    assert variance_C[3:] == pytest.approx(0, abs=1e-9)  # three factors, three axes; the others are zero
+    assert not axes_DC[:, 3:].any()
+    np.testing.assert_allclose(covariance_CC, np.diag(variance_C), atol=1e-4)
+    assert not axes_DC[7].any()
+    standard_ID = (vector_ID[:300, :7] - scale_2D[0, :7]) / scale_2D[1, :7]
+    assert (standard_ID**2).sum() / (compact_IC**2).sum() == pytest.approx(7 / 5, rel=1e-4)  # nothing is lost, only scaled
+    np.testing.assert_array_equal(fit_axes(vector_ID, known_I, scale_2D, count=5), axes_DC)
+
+
+def test_compact_vectors_are_made_once_for_any_axes(features):
+    ranker = build_ranker(RankerConfig(match=True), features.widths)
+    ranker.set_axes("semantic", torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    compact = features.compact(ranker.axes)
+    assert compact["semantic"].tolist() == [[0, 1], [-2, -1], [-2, -1], [8, 5]]
+    assert not compact["style"].any()  # no axes were given
+    made = {path: path.stat().st_mtime_ns for path in features.folder.glob("compact-*.npy")}
+    assert len(made) == 3
+    Features.open(features.folder).compact(ranker.axes)
+    assert {path: path.stat().st_mtime_ns for path in features.folder.glob("compact-*.npy")} == made
+    ranker.set_axes("semantic", torch.zeros(2), torch.eye(2))
+    assert features.compact(ranker.axes)["semantic"].tolist() == [[1, 2], [0, 0], [0, 0], [5, 6]]
+
+
+def test_a_ranker_takes_the_axes_that_it_reads_and_keeps_them_with_its_weights(features):
+    plain, matched = (build_ranker(RankerConfig(match=match), features.widths) for match in (False, ["style"]))
+    for ranker in (plain, matched):
+        for name in features.widths:
+            ranker.set_axes(name, torch.from_numpy(features.scales[name][0]), torch.from_numpy(np.array(features.axes(name))))
+    assert list(plain.axes) == []
+    assert list(matched.axes) == ["style"]
+    again = build_ranker(RankerConfig(match=["style"]), features.widths)
+    again.load_state_dict(matched.state_dict())
+    np.testing.assert_array_equal(again.axes["style"].axes_DC, features.axes("style"))

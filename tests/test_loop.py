@@ -19,6 +19,7 @@ from umair.model.ranker import RankerConfig
 from umair.storage import Store
 from umair.training.loop import TrainingConfig, load_ranker, train_rankers
 from umair.training.ranks import Ranks, run_ranks
+from umair.training.trainee import Trainee
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def train_until_killed(given: dict, waits: tuple[int, ...]) -> None:
 
 
 def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_run(store, tmp_path, monkeypatch, capsys):
-    whole, broken = arguments(store, tmp_path / "whole"), arguments(store, tmp_path / "broken")
+    whole, broken = (arguments(store, tmp_path / name, schedule="cosine") for name in ("whole", "broken"))
     facts = train_rankers(Ranks(), **whole)
     monkeypatch.setenv("WAITS", str(tmp_path / "waits"))
     for _ in range(2):  # after step 5 of the first epoch; after step 5 of the second
@@ -161,3 +162,24 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(store, tmp_path):
     assert last["rankers"]["main"]["kept_epoch"] == 10
     with pytest.raises(AssertionError):
         assert_same(weights(tmp_path / "best" / "main"), weights(tmp_path / "last" / "main"))
+
+
+def test_patience_ends_a_run_that_gets_no_better(store, tmp_path):
+    given = {"epochs": 10, "learning_rate": 0.01, "rivals": {"dcn_v2": RIVAL}}
+    whole = train_rankers(Ranks(), **arguments(store, tmp_path / "whole", **given))
+    patient = train_rankers(Ranks(), **arguments(store, tmp_path / "patient", **given, patience=2))
+    ends = max(whole["rankers"][name]["kept_epoch"] for name in ("main", "dcn_v2")) + 2
+    assert patient["epochs"] == len(patient["valid"]) == ends < 10
+    for name in ("main", "dcn_v2"):
+        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "patient" / name))
+
+
+def test_the_cosine_schedule_falls_from_the_rate_to_zero_over_all_epochs(store, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Trainee, "step", lambda self, batch, seed, share, rate: (seen.append(rate), self.recent.append(torch.zeros(()))))
+    train_rankers(Ranks(), **arguments(store, tmp_path / "x", schedule="cosine"))
+    assert len(seen) == 24
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[11] + seen[12]) / 2 == pytest.approx(0.01)  # half way: half of 0.02
+    assert seen[0] > 0.0199
+    assert seen[-1] < 1e-4
