@@ -42,15 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     experiments = commands.add_parser("experiments", help="rankers compared on the same rows, with several seeds")
     experiments.add_argument("files", type=Path, nargs="+", help="for example conf/experiments/numeric.yaml")
     experiments.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder; default: runs/experiments")
+    experiments.add_argument("--page", type=Path, help="also write this page, docs/evidence/rankers.md, and its JSON")
     experiments.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
 
 
 def _experiments(given: argparse.Namespace) -> int:
+    from umair.experiments.page import headline, write_page
     from umair.experiments.run import run_experiments
 
-    print(json.dumps(run_experiments(given.files, given.out, given.processes)))
+    found = run_experiments(given.files, given.out, given.processes)
+    if given.page:
+        write_page(found, given.page, f"umair experiments {' '.join(map(str, given.files))}")
+    else:
+        print(json.dumps({"summary": str(given.out / "summary.json"), **headline(found)}))
     return 0
 
 

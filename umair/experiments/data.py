@@ -19,6 +19,7 @@ from umair.training.reader import count_rows, read_rows
 from umair.world.numeric import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 
 Array = npt.NDArray[Any]
+NEW_USERS = "new users"  # a slice: users without a training row
 TAIL_QUANTILE = 0.8  # as evaluation.tail_quantile: illustrations with no more training rows than that quantile of them
 TRUE_WEIGHTS = {"semantic": "content", "style": "style", "text": "tags", "profile": "artist"}  # modality -> what can know it
 
@@ -82,7 +83,7 @@ def _data(inputs: TrainingInputs, root: str) -> Data:
     new_user_N = ~np.isin(test.user_N, train.user_N)
     edge = np.quantile(count_I, TAIL_QUANTILE)
     slices = {"all": np.ones(len(count_N), bool), "cold": count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
-              "new users": new_user_N}
+              NEW_USERS: new_user_N}
     return Data(inputs, root, test, {name: mask for name, mask in slices.items() if mask.any()})
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from umair.config import load_config
-from umair.experiments.config import DEFAULT, ExperimentConfig
+from umair.experiments.config import ExperimentConfig
 from umair.experiments.data import Data, open_data
 from umair.experiments.summary import summarise
 from umair.experiments.trial import Outcome, Trial, run_trial
@@ -27,15 +27,12 @@ log = logging.getLogger("umair")
 
 
 def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
-    """Runs each experiment below `root`/NAME; writes `root`/summary.json, which holds all that lie there, and returns its
-    headline: by experiment and slice, the default's AUC and share of the way."""
+    """Runs each experiment below `root`/NAME; writes `root`/summary.json, which holds all that lie there, and returns it."""
     for file in files:
-        run_experiment(file, root / file.stem, processes or os.cpu_count() or 1)
+        run_experiment(file, root.absolute() / file.stem, processes or os.cpu_count() or 1)
     found = {path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(root.glob("*/summary.json"))}
     write_atomically(root / "summary.json", json.dumps(found, indent=1))
-    return {"summary": str(root / "summary.json"), **{
-        name: {part: {key: value for key, value in each["rankers"][DEFAULT].items() if key == "auc" or key.startswith("way")}
-               for part, each in summary["slices"].items()} for name, summary in found.items()}}
+    return found
 
 
 def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from umair.evaluation.comparison import resample_users
 from umair.experiments.config import DEFAULT
-from umair.experiments.data import Data
+from umair.experiments.data import NEW_USERS, Data
 from umair.experiments.trial import Outcome
 from umair.metrics import GroupedAuc, LogLoss, auc, way
 
@@ -45,7 +45,7 @@ def _marks(data: Data, name: str, mask_N: Array) -> dict[str, float]:
     label_N, marks = data.test.label_N[mask_N], {}
     if data.probability_N is not None:
         marks["ceiling"] = auc(label_N, data.probability_N[mask_N])
-    if data.learnable:
+    if data.learnable and name != NEW_USERS:  # of whom a regression on training rows knows nothing
         marks["learnable"] = auc(label_N, data.learnable["cold" if name == "cold" else "all"][mask_N])
     return marks
 

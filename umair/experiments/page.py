@@ -1,0 +1,84 @@
+"""The evidence page of experiments: what their summaries say, as Markdown. Written by a command, never by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from umair.evidence import ROOT, origin, provenance, write_evidence
+from umair.experiments.config import DEFAULT
+
+Line = dict[str, Any]
+ABOUT = """
+Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
+default less the ranker's on the same rows, with a 95 % interval over resampled users and seeds. *Way* is (AUC - 0.5) / (best
+AUC - 0.5): to the ceiling, which is the truth itself, and to what can be learned: a ridge regression for each user on the
+world's own factors, from the training rows (on cold rows without popularity, which nobody can know). That reference stops
+learning where the training window ends; rankers read the user's history up to the row, so they can pass it. Cold: no training
+row is about the illustration.
+"""
+
+
+def write_page(summaries: dict[str, Line], page: Path, command: str) -> None:
+    """Writes `page`, which lies in the checkout, and all figures beside it as JSON; prints the headline, last."""
+    result = {**provenance(command), "experiments": summaries}
+    text = "\n".join(["# Rankers compared", "", origin(result), ABOUT, *(_experiment(*each) for each in summaries.items())])
+    write_evidence(page if page.is_absolute() else ROOT / page, result, text + "\n", headline(summaries))
+
+
+def headline(summaries: dict[str, Line]) -> Line:
+    """By experiment and slice: the default's AUC and its share of the way."""
+    return {name: {part: {key: value for key, value in each["rankers"][DEFAULT].items()
+                          if key == "auc" or key.startswith("way")} for part, each in summary["slices"].items()}
+            for name, summary in summaries.items()}
+
+
+def _experiment(name: str, summary: Line) -> str:
+    seeds = ", ".join(map(str, summary["seeds"]))
+    command = f"umair experiments conf/experiments/{name}.yaml"
+    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; `{command}` took "
+             f"{summary['wall_seconds'] / 60:.0f} minutes.", ""]
+    for part, each in summary["slices"].items():
+        parts += _slice(part, each)
+    return "\n".join([*parts, *_facts(summary["rankers"])])
+
+
+def _slice(name: str, found: Line) -> list[str]:
+    marks = [f"{mark} {value:.3f}" for mark, value in found["marks"].items()]
+    said = f" AUC of the references: {', '.join(marks)}." if marks else ""
+    ways = [f"way_to_{mark}" for mark in found["marks"]]
+    heads = ["ranker", "AUC", "default minus", "GAUC", "log loss", *(way.replace("_", " ") for way in ways)]
+    lines = [f"### {name}: {found['rows']:,} rows, {found['positives']:,} bookmarks", "", f"{said}".strip(), "", _row(heads),
+             _row(["---"] * len(heads))]
+    for ranker, line in sorted(found["rankers"].items(), key=lambda each: -each[1]["auc"]["estimate"]):
+        gap = "" if ranker == DEFAULT else _interval(line["default_minus"], "+.4f")
+        lines.append(_row([f"**{ranker}**" if ranker == DEFAULT else ranker, _interval(line["auc"], ".4f"), gap,
+                           f"{line['gauc']:.4f}", f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
+    return [*lines, ""]
+
+
+def _facts(rankers: dict[str, Line]) -> list[str]:
+    heads = ["ranker", "weights", "seconds a training", "rows a second of steps", "best epochs", "match agrees",
+             "contribution agrees"]
+    lines = ["### What they cost, and whose weights follow the truth", "",
+             "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit varies;",
+             "contribution: its mean weight) with the weight that the world gave that user.", "",
+             _row(heads), _row(["---"] * len(heads))]
+    for name, each in rankers.items():
+        lines.append(_row([name, f"{each['trainable']:,}", f"{each['seconds']:.0f}",
+                           f"{each['rows_per_second_of_steps']:,}", ", ".join(map(str, each["kept_epochs"])),
+                           _agreement(each.get("match_agreement")),
+                           _agreement(each.get("contribution_agreement"))]))
+    return [*lines, ""]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(figure: Line, form: str) -> str:
+    return f"{figure['estimate']:{form}} ({figure['low']:{form}} to {figure['high']:{form}})"
+
+
+def _agreement(by_modality: dict[str, float] | None) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in (by_modality or {}).items())
