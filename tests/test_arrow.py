@@ -1,39 +1,34 @@
-"""Frames through mapInArrow: the columns that Spark was promised, arrays and nulls as they were."""
+"""Vectors as Arrow columns, nulls among them, and batches through Spark's `mapInArrow`."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
-from umair.embedding.arrow import over_arrow
-
-COLUMNS = "id bigint, vector array<float>, rule string, seconds double"
+from umair.embedding.arrow import in_worker, record_batch, vector_column
 
 
-@pytest.fixture
-def work():
-    def odd_numbers(frames):  # nested: Spark's workers cannot import this file
-        for frame in frames:
-            vectors = [np.array([number, 0.5], "float32") if number % 2 else None for number in frame["id"]]
-            yield pd.DataFrame({"seconds": 1.5, "rule": [None if vector is not None else "even" for vector in vectors],
-                                "vector": vectors, "id": frame["id"]})
-
-    return odd_numbers
+@pytest.mark.parametrize("vectors", [[[1.0, 0.5], None, [2.0, 0.25]], [None, None], [], [None, [3.0]], [[1.0], [2.0, 3.0], None]])
+def test_a_column_holds_each_vector_or_null(vectors):
+    column = vector_column([None if vector is None else np.array(vector, np.float32) for vector in vectors])
+    column.validate(full=True)
+    assert column.type == pa.list_(pa.float32())
+    assert column.to_pylist() == vectors
 
 
-def test_vectors_nulls_and_order_of_columns_reach_spark(spark, work):
-    rows = spark.range(4, numPartitions=2).mapInArrow(over_arrow(work, COLUMNS), COLUMNS).orderBy("id").collect()
-    assert [tuple(row) for row in rows] == [(0, None, "even", 1.5), (1, [1.0, 0.5], None, 1.5), (2, None, "even", 1.5),
-                                            (3, [3.0, 0.5], None, 1.5)]
+def test_a_matrix_is_a_column_of_its_rows():
+    assert vector_column(np.array([[1, 2], [3, 4]], np.float32)).to_pylist() == [[1, 2], [3, 4]]
 
 
-def test_a_partition_without_rows_gives_none(spark, work):
-    assert spark.range(0).mapInArrow(over_arrow(work, COLUMNS), COLUMNS).count() == 0
+def test_vectors_and_nulls_reach_spark(spark):
+    def odd_ones(batches):
+        for batch in batches:
+            numbers = batch.column("id").to_pylist()
+            vectors = [np.array([number, 0.5], np.float32) if number % 2 else None for number in numbers]
+            yield record_batch({"id": batch.column("id"), "vector": vector_column(vectors), "seconds": np.full(len(numbers), 1.5)})
 
-
-def test_a_frame_of_other_types_is_refused(spark):
-    batches = iter([pa.RecordBatch.from_pydict({"id": [1]})])
-    with pytest.raises(pa.ArrowInvalid, match="word"):
-        list(over_arrow(lambda frames: (frame.assign(vector=None, rule=None, seconds="word") for frame in frames), COLUMNS)(batches))
+    rows = spark.range(4, numPartitions=2).mapInArrow(in_worker(odd_ones), "id bigint, vector array<float>, seconds double")
+    assert [tuple(row) for row in rows.orderBy("id").collect()] == [
+        (0, None, 1.5), (1, [1.0, 0.5], 1.5), (2, None, 1.5), (3, [3.0, 0.5], 1.5)]
+    assert spark.range(0).mapInArrow(in_worker(odd_ones), "id bigint, vector array<float>, seconds double").count() == 0

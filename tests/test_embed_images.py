@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from pyspark.sql import functions as F
 
 from umair.embedding.drift import measure_drift, require_coverage
-from umair.embedding.image_worker import EMBEDDED, _batches, embed_frames, even_sizes, judge, open_encoder
+from umair.embedding.image_worker import EMBEDDED, _cut, embed_batches, even_sizes, judge, open_encoder
 from umair.embedding.images import (
     EmbeddingRun,
     EmbedImagesConfig,
@@ -177,9 +178,10 @@ def test_a_url_gives_the_vectors_that_a_folder_gives(site: Site, tmp_path: Path)
 def test_a_partition_called_directly_gives_the_same(site: Site) -> None:
     for key in range(5):
         site.put(key, picture_bytes(key))
-    todo = site.todo().toPandas()
-    direct = pd.concat(embed_frames(iter([todo]), folder=str(site.encoder_folder), fingerprint=site.encoder,
-                                    image_root=str(site.images), config=CONFIG)).sort_values("illust_id")
+    todo = site.todo().toArrow().to_batches()
+    batches = embed_batches(todo, folder=str(site.encoder_folder), fingerprint=site.encoder, image_root=str(site.images),
+                            config=CONFIG)
+    direct = pa.Table.from_batches(batches).to_pandas().sort_values("illust_id")
     over_spark = embed_pictures(site.todo(), site.encoder_folder, str(site.images), CONFIG).toPandas().sort_values("illust_id")
     assert sorted(direct.columns) == sorted(over_spark.columns) == sorted(part.split()[0] for part in EMBEDDED.split(", "))
     for name in ("semantic", "style"):
@@ -357,11 +359,13 @@ def test_an_odd_batch_is_cut_into_sizes_that_come_again() -> None:
     assert {size for count in range(1, 65) for size in even_sizes(count, 64)} == {1, 2, 4, 8, 16, 32, 64}
 
 
-def test_frames_become_batches_whatever_their_size() -> None:
-    frames = [pd.DataFrame({"row": range(start, end)}) for start, end in ((0, 2), (2, 3), (3, 10), (10, 10), (10, 11))]
-    batches = [batch["row"].tolist() for batch in _batches(iter(frames), 4)]
-    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert list(_batches(iter([]), 4)) == []
+def test_rows_are_cut_into_batches_whatever_sizes_they_come_in() -> None:
+    given = [pa.RecordBatch.from_pydict({"row": pa.array(range(start, end), pa.int64())})
+             for start, end in ((0, 2), (2, 3), (3, 12), (12, 12), (12, 13))]
+    tables = [table["row"].to_pylist() for table in _cut(given, 4)]
+    assert tables == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
+    assert [len(table) for table in _cut(given[:3], 4)] == [4, 4, 4]
+    assert list(_cut([], 4)) == list(_cut(given[3:4], 4)) == []
 
 
 def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
-from umair.embedding.texts import EmbedTextsConfig, embed_frames, embed_texts, task_device, texts_to_embed, worker_encoder
+from umair.embedding.texts import EmbedTextsConfig, embed_batches, embed_texts, task_device, texts_to_embed, worker_encoder
 from umair.errors import ClusterError, ContractError, StorageError
 from umair.model.text_encoder import (
     TextEncoderConfig,
@@ -53,6 +53,10 @@ def titled(spark):
     return frame
 
 
+def words(*given: str) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"text": list(given)})
+
+
 def listed(frame) -> list[str]:
     return sorted(row.text for row in frame.collect())
 
@@ -88,8 +92,8 @@ def test_spark_gives_the_bare_models_vectors_rounded_to_fp16(spark, folder):
 
 def test_called_directly_and_through_spark_it_gives_the_same_rows(spark, folder):
     encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
-    direct = pd.concat(embed_frames([pd.DataFrame({"text": WORDS[:3]}), pd.DataFrame({"text": WORDS[3:]})], str(folder), encoder,
-                                    CONFIG)).set_index("text")
+    batches = embed_batches([words(*WORDS[:3]), words(*WORDS[3:])], str(folder), encoder, CONFIG)
+    direct = pa.Table.from_batches(batches).to_pandas().set_index("text")
     over_spark = embed_texts(spark.createDataFrame([(word,) for word in WORDS], "text string"), folder, CONFIG)
     for row in over_spark.collect():
         np.testing.assert_allclose(row.vector, direct.loc[row.text, "vector"], atol=1e-3)
@@ -99,7 +103,7 @@ def test_called_directly_and_through_spark_it_gives_the_same_rows(spark, folder)
 def test_the_model_is_loaded_once_in_a_worker(folder):
     worker_encoder.cache_clear()
     for _ in range(3):
-        list(embed_frames([pd.DataFrame({"text": ["a"]}), pd.DataFrame({"text": ["b"]})], str(folder), "e", CONFIG))
+        list(embed_batches([words("a"), words("b")], str(folder), "e", CONFIG))
     assert worker_encoder.cache_info().misses == 1
 
 
@@ -119,7 +123,7 @@ def test_vectors_of_no_use_stop_the_task(folder, tmp_path):
         model[2].linear.weight.fill_(float("nan"))
     save_text_encoder(model, broken)
     with pytest.raises(ContractError, match="2 vectors that are zero or not finite, the first for 'cat'"):
-        list(embed_frames([pd.DataFrame({"text": ["cat", "dog"]})], str(broken), "e", CONFIG))
+        list(embed_batches([words("cat", "dog")], str(broken), "e", CONFIG))
 
 
 def test_no_encoder_says_which_job_makes_it(spark, tmp_path):

@@ -1,6 +1,6 @@
 """What a Spark Python worker does with pictures: read and decode in threads, one batch ahead of the encoder.
 
-B pictures of a batch. Nothing here starts Spark; `embed_frames` is what `mapInPandas` calls.
+B pictures of a batch. Nothing here starts Spark; `embed_batches` is what `mapInArrow` calls.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from pyspark import TaskContext
 
 from umair.config import Section
+from umair.embedding.arrow import Batches, record_batch, vector_column
 from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
 from umair.picture import RGB, PictureError, PictureLimits, decode_picture
 from umair.picture_files import read_picture
@@ -70,12 +71,12 @@ class Outcome(NamedTuple):
     value: str | None
 
 
-Started = tuple[pd.DataFrame, list[Future[Loaded]]]
+Started = tuple[pa.Table, list[Future[Loaded]]]
 
 
-def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: str, image_root: str,
-                 config: EmbedImagesConfig) -> Iterator[pd.DataFrame]:
-    """Frames with illust_id, illust_index, image, image_content, state, reason -> frames with the columns of EMBEDDED.
+def embed_batches(batches: Batches, *, folder: str, fingerprint: str, image_root: str, config: EmbedImagesConfig
+                  ) -> Iterator[pa.RecordBatch]:
+    """Batches with illust_id, illust_index, image, image_content, state, reason -> batches with the columns of EMBEDDED.
 
     While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
     """
@@ -83,17 +84,18 @@ def embed_frames(frames: Iterator[pd.DataFrame], *, folder: str, fingerprint: st
         encoder = functools.partial(open_encoder, folder, fingerprint, device_of_task(config.device), config.torch_threads,
                                     compiled=config.compile)  # a worker may be lent to a task with another GPU
 
-        def start(batch: pd.DataFrame) -> Started:
+        def start(batch: pa.Table) -> Started:
             load = functools.partial(load_picture, image_root, size=encoder().picture_size, limits=config.limits)
             return batch, [threads.submit(load, image, content)
-                           for image, content in zip(batch["image"], batch["image_content"], strict=True)]
+                           for image, content in zip(*(batch[name].to_pylist() for name in ("image", "image_content")),
+                                                     strict=True)]
 
-        started, now = map(start, _batches(frames, config.batch)), time.perf_counter()
+        started, now = map(start, _cut(batches, config.batch)), time.perf_counter()
         ahead = config.device == "cuda" if config.prefetch is None else config.prefetch
         for batch, coming in one_ahead(started) if ahead else started:
-            embedded = encode_batch(batch, [future.result() for future in coming], encoder(), config)
+            columns = encode_batch(batch, [future.result() for future in coming], encoder(), config)
             before, now = now, time.perf_counter()
-            yield embedded.assign(task_seconds=(now - before) / len(embedded))
+            yield record_batch({**columns, "task_seconds": np.full(len(batch), (now - before) / len(batch))})
 
 
 def one_ahead(started: Iterator[Started]) -> Iterator[Started]:
@@ -140,9 +142,9 @@ def load_picture(image_root: str, image: str | None, content: bytes | None, *, s
     return Loaded(picture, digest, None, None, read - started, time.perf_counter() - read)
 
 
-def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncoder, config: EmbedImagesConfig
-                 ) -> pd.DataFrame:
-    """One output row for each input row: vectors rounded to fp16, or the rule that the picture or its vectors broke."""
+def encode_batch(batch: pa.Table, loaded: list[Loaded], encoder: ImageEncoder, config: EmbedImagesConfig
+                 ) -> dict[str, Any]:
+    """Columns, one entry for each input row: vectors rounded to fp16, or the rule that the picture or its vectors broke."""
     started, outcomes = time.perf_counter(), [Outcome(None, None, one.rule, one.value) for one in loaded]
     readable = {row: one.picture for row, one in enumerate(loaded) if one.picture is not None}
     if readable:
@@ -155,13 +157,18 @@ def encode_batch(batch: pd.DataFrame, loaded: list[Loaded], encoder: ImageEncode
             outcomes[row] = judge(semantic_S, style_Y)
     seconds = (time.perf_counter() - started) / max(1, len(readable))
     task = TaskContext.get()
-    given = {name: batch[name].array for name in ("illust_id", "illust_index", "state", "reason")}
-    vectors_and_rules = {name: [getattr(outcome, name) for outcome in outcomes] for name in Outcome._fields}
-    return pd.DataFrame({
-        **given, **vectors_and_rules, "sha256": [one.sha256 for one in loaded],
-        "partition": task.partitionId() if task else 0, "read_seconds": [one.read_seconds for one in loaded],
-        "decode_seconds": [one.decode_seconds for one in loaded],
-        "encode_seconds": [seconds if one.picture is not None else 0.0 for one in loaded]})
+    text, number = pa.string(), pa.float64()
+    return {
+        **{name: batch[name].combine_chunks() for name in ("illust_id", "illust_index", "state", "reason")},
+        "semantic": vector_column([outcome.semantic for outcome in outcomes]),
+        "style": vector_column([outcome.style for outcome in outcomes]),
+        "sha256": pa.array([one.sha256 for one in loaded], text),
+        "rule": pa.array([outcome.rule for outcome in outcomes], text),
+        "value": pa.array([outcome.value for outcome in outcomes], text),
+        "partition": np.full(len(loaded), task.partitionId() if task else 0, np.int32),
+        "read_seconds": pa.array([one.read_seconds for one in loaded], number),
+        "decode_seconds": pa.array([one.decode_seconds for one in loaded], number),
+        "encode_seconds": pa.array([seconds if one.picture is not None else 0.0 for one in loaded], number)}
 
 
 def even_sizes(count: int, whole: int) -> list[int]:
@@ -190,15 +197,15 @@ def judge(semantic_S: Vectors, style_Y: Vectors) -> Outcome:
     return Outcome(semantic_S, style_Y, None, None)
 
 
-def _batches(frames: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
-    """The same rows in frames of `rows`, the last one shorter; Arrow's frames may be shorter or longer."""
-    waiting: list[pd.DataFrame] = []
-    for frame in frames:
-        for start in range(0, len(frame), rows):
-            waiting.append(frame.iloc[start:start + rows])
-            if sum(map(len, waiting)) >= rows:
-                whole = pd.concat(waiting, ignore_index=True)
-                yield whole.iloc[:rows]
-                waiting = [whole.iloc[rows:]] if len(whole) > rows else []
-    if waiting:
-        yield pd.concat(waiting, ignore_index=True)
+def _cut(batches: Batches, rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows`, the last one shorter; Spark's batches may be shorter or longer."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= rows:
+            whole = pa.Table.from_batches(waiting)
+            for start in range(0, len(whole) - rows + 1, rows):
+                yield whole.slice(start, rows)
+            waiting = whole.slice(len(whole) - len(whole) % rows).to_batches()
+    if sum(map(len, waiting)):
+        yield pa.Table.from_batches(waiting)

@@ -19,8 +19,8 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
-from umair.embedding.arrow import over_arrow
-from umair.embedding.image_worker import EMBEDDED, embed_frames
+from umair.embedding.arrow import in_worker
+from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.errors import ClusterError, ContractError
 from umair.picture_files import NOT_THERE, picture_state
@@ -114,10 +114,10 @@ def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
 def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config: EmbedImagesConfig) -> DataFrame:
     """The columns of `image_worker.EMBEDDED` for each row of `pictures_to_embed`; not run yet."""
     partitions = config.partitions or TASKS_A_SLOT * todo.sparkSession.sparkContext.defaultParallelism
-    work = functools.partial(embed_frames, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
+    work = functools.partial(embed_batches, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
                              image_root=image_root, config=config)
     bounded = todo.withColumn("image_content", F.expr(f"substring(image_content, 1, {config.limits.max_bytes + 1})"))
-    return bounded.repartition(partitions, "illust_id").mapInArrow(over_arrow(work, EMBEDDED), EMBEDDED)
+    return bounded.repartition(partitions, "illust_id").mapInArrow(in_worker(work), EMBEDDED)
 
 
 @contextlib.contextmanager

@@ -8,19 +8,19 @@ vector: it stands for no text at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
 import torch
 from pydantic import Field
 
 from umair.config import Section
-from umair.embedding.arrow import over_arrow
+from umair.embedding.arrow import Batches, in_worker, record_batch, vector_column
 from umair.errors import ClusterError, ContractError
 from umair.model.text_encoder import clean_text, load_text_encoder
 from umair.schema import TEXT_VECTORS
@@ -28,8 +28,6 @@ from umair.storage import read_facts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-    Frames = Iterable[pd.DataFrame]
 
 VISIBLE = r"[^\p{C}\p{Z}\s]"  # at least one character that is neither control, format, unassigned nor a blank
 
@@ -67,18 +65,20 @@ def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) 
     """
     encoder = read_facts(Path(folder))["fingerprint"]
     partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
-    work: Callable[[Frames], Frames] = partial(embed_frames, folder=str(folder), encoder=encoder, config=config)
-    return texts.repartition(partitions).mapInArrow(over_arrow(work, TEXT_VECTORS.columns), TEXT_VECTORS.columns)
+    work = partial(embed_batches, folder=str(folder), encoder=encoder, config=config)
+    return texts.repartition(partitions).mapInArrow(in_worker(work), TEXT_VECTORS.columns)
 
 
-def embed_frames(frames: Frames, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pd.DataFrame]:
-    """One Spark task: frames with `text` -> frames with `text`, `vector` (float32, rounded to fp16) and `encoder`."""
+def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pa.RecordBatch]:
+    """One Spark task: batches with `text` -> batches with `text`, `vector` (float32, rounded to fp16) and `encoder`."""
     model = worker_encoder(folder, task_device(config.device), config.threads)
-    for frame in frames:
-        cleaned = [clean_text(text) for text in frame["text"]]
+    for batch in batches:
+        texts = batch.column("text").to_pylist()
+        cleaned = [clean_text(text) for text in texts]
         vector_ND = model.encode(cleaned, batch_size=config.batch, convert_to_numpy=True, show_progress_bar=False)
-        rounded_ND = _rounded(vector_ND, frame["text"], folder)
-        yield pd.DataFrame({"text": frame["text"], "vector": list(rounded_ND), "encoder": encoder})
+        rounded_ND = _rounded(vector_ND, texts, folder)
+        yield record_batch({"text": batch.column("text"), "vector": vector_column(rounded_ND),
+                            "encoder": pa.array([encoder] * len(texts), pa.string())})
 
 
 @lru_cache(maxsize=1)  # a Spark Python worker serves many tasks
@@ -105,12 +105,12 @@ def task_device(device: str) -> str:
     return f"cuda:{index}"
 
 
-def _rounded(vector_ND: npt.NDArray[np.float32], texts: pd.Series[str], folder: str) -> npt.NDArray[np.float32]:
+def _rounded(vector_ND: npt.NDArray[np.float32], texts: list[str], folder: str) -> npt.NDArray[np.float32]:
     """The vectors rounded to fp16, as float32. Raises ContractError for one that is zero or not finite."""
     rounded_ND = vector_ND.astype(np.float16).astype(np.float32)
     useless_N = ~np.isfinite(rounded_ND).all(axis=-1) | ~rounded_ND.any(axis=-1)
     if useless_N.any():
         raise ContractError(f"text encoder {folder}", f"{useless_N.sum()} vectors that are zero or not finite, the first "
-                            f"for {texts[useless_N].iloc[0][:80]!r}", "finite vectors", "fine-tune the text encoder again "
-                            "with a lower text_pairs.learning_rate")
+                            f"for {texts[int(useless_N.argmax())][:80]!r}", "finite vectors",
+                            "fine-tune the text encoder again with a lower text_pairs.learning_rate")
     return rounded_ND

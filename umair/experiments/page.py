@@ -14,8 +14,8 @@ Every ranker sees the same training rows; each figure is the mean over training 
 default less the ranker's on the same rows, with a 95 % interval over resampled users and seeds. *Way* is (AUC - 0.5) / (best
 AUC - 0.5): to the ceiling, which is the truth itself, and to what can be learned: a ridge regression for each user on the
 world's own factors, from the training rows (on cold rows without popularity, which nobody can know). That reference stops
-learning where the training window ends; rankers read the user's history up to the row, so they can pass it. Cold: no training
-row is about the illustration.
+learning where the training window ends; rankers read the user's history up to the row, so they can pass it. Cold: no
+training row is about the illustration.
 """
 
 
@@ -61,8 +61,8 @@ def _facts(rankers: dict[str, Line]) -> list[str]:
     heads = ["ranker", "weights", "seconds a training", "rows a second of steps", "best epochs", "match agrees",
              "contribution agrees"]
     lines = ["### What they cost, and whose weights follow the truth", "",
-             "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit varies;",
-             "contribution: its mean weight) with the weight that the world gave that user.", "",
+             "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit",
+             "varies; contribution: its mean weight) with the weight that the world gave that user.", "",
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
         lines.append(_row([name, f"{each['trainable']:,}", f"{each['seconds']:.0f}",
