@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from umair.experiments.data import Rows
+from umair.experiments.numeric_world import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.metrics import auc
 from umair.schema import SPLITS, WINDOW, window_table
 from umair.storage import read_facts
 from umair.training.features import Features
-from umair.world.numeric import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 
 CONFIG = NumericWorldConfig(users=60, illustrations=300, artists=30, rows=12_000, history=8)
 

@@ -124,7 +124,7 @@ def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
 def test_a_rival_sees_what_it_is_granted_and_nothing_else(form: str, inputs: str) -> None:
     model, batch = rival(form, inputs=inputs, counters=inputs == "all").eval(), random_batch()
     before = model(batch).logit_B
-    others = {"vectors_BD": {name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
+    others = {"item_fields_UF": batch.item_fields_UF.flip(0), "item_tags_UT": batch.item_tags_UT.flip(0), "vectors_BD": {name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
               "compact_UC": {name: of_UC + torch.arange(len(of_UC))[:, None] for name, of_UC in batch.compact_UC.items()},
               "bookmarked_BH": batch.bookmarked_BH.flip(0), "passed_BH": batch.passed_BH.flip(0),
               "long_interest_BD": batch.long_interest_BD + 1, "short_interest_BD": batch.short_interest_BD + 1,
@@ -165,7 +165,7 @@ def test_unknown_vectors_and_empty_lists_are_fields_of_zeros() -> None:
     nothing = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
     empty = replace(batch, bookmarked_BH=torch.full_like(batch.bookmarked_BH, -1), passed_BH=torch.full_like(batch.passed_BH, -1))
     assert model.fields.vectors is not None
-    unseen_B11E = model.fields.vectors(nothing)
-    assert not unseen_B11E[:, 2:].any()
-    alone_B11E = model.fields.vectors(empty)
-    assert [bool(alone_B11E[:, place].any()) for place in range(2, 11)] == [True, False, False] * 3
+    unseen_BFE = model.fields.vectors(nothing)
+    assert not unseen_BFE[:, 2:11].any()
+    alone_BFE = model.fields.vectors(empty)
+    assert [bool(alone_BFE[:, place].any()) for place in range(2, 15)] == [True, False, False] * 3 + [False] * 4

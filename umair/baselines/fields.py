@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
 from umair.model.compact import Axes
-from umair.model.match import sum_listed
+from umair.model.match import ARTIST, sum_listed
 from umair.model.profiles import FieldTable
 from umair.model.projection import Projection
 from umair.model.ranker import RankerConfig
@@ -43,7 +43,7 @@ class Fields(nn.Module):
 
     `counters`: one field of the as-of counters. `inputs: all`: everything that our ranker reads beside them, each brought to
     a field's width by a linear map: the vectors of the illustration, the means of those that the user bookmarked and passed
-    over, the two interest vectors.
+    over, of their artists and tags, the two interest vectors.
     """
 
     def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
@@ -52,7 +52,7 @@ class Fields(nn.Module):
         self.user_profile, self.item_profile = config.user_profile(), config.item_profile()
         self.counters = nn.Sequential(nn.BatchNorm1d(len(COUNTERS)), nn.Linear(len(COUNTERS), self.width)
                                       ) if config.counters else None
-        self.vectors = Vectors(widths, self.width) if config.inputs == "all" else None
+        self.vectors = Vectors(config, widths) if config.inputs == "all" else None
         sparse = (self.user_profile.width + self.item_profile.width) // self.width
         self.count = sparse + config.counters + (self.vectors.count if self.vectors else 0)
 
@@ -67,12 +67,21 @@ class Fields(nn.Module):
 
 
 class Vectors(nn.Module):
-    """The dense inputs as fields: batch -> [B, 11, E]. What is not known, and an empty list, is a field of zeros."""
+    """The dense inputs as fields: batch -> [B, 15, E]. What is not known, and an empty list, is a field of zeros.
 
-    count = 3 * len(VECTOR_MODALITIES) + 2
+    Two interests; of each modality the illustration's own vector and the means of those bookmarked and passed over; of these
+    two lists also the mean artist and the mean of the tags, as embeddings.
+    """
 
-    def __init__(self, widths: dict[str, int], width: int) -> None:
+    count = 3 * len(VECTOR_MODALITIES) + 2 + 4
+
+    def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
         super().__init__()
+        width = config.embedding_width
+        self.artist = nn.Embedding(config.item_fields["artist_id"], width)
+        self.tags = nn.EmbeddingBag(config.tag_buckets, width, mode="mean", padding_idx=0)
+        for table in (self.artist, self.tags):
+            nn.init.normal_(table.weight, std=config.embedding_std)
         self.own = nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
         self.listed = nn.ModuleDict({name: nn.Linear(Axes(widths[name]).count, width) for name in VECTOR_MODALITIES})
         self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(2)])
@@ -83,8 +92,13 @@ class Vectors(nn.Module):
         for name in VECTOR_MODALITIES:
             known_U1 = batch.known_U[name][:, None].float()
             fields.append(self.own[name](batch.vectors_BD[name]) * known_U1[batch.item_B])
-            value_UX = torch.cat([self.listed[name](batch.compact_UC[name]) * known_U1, known_U1], 1)
-            for listed_BH in (batch.bookmarked_BH, batch.passed_BH):
-                sum_BX = sum_listed(value_UX, listed_BH)
-                fields.append(sum_BX[:, :-1] / sum_BX[:, -1:].clamp(min=1))
+            fields += _list_means(self.listed[name](batch.compact_UC[name]) * known_U1, known_U1, batch)
+        for place_UE in (self.artist(batch.item_fields_UF[:, ARTIST]), self.tags(batch.item_tags_UT)):
+            fields += _list_means(place_UE, torch.ones_like(place_UE[:, :1]), batch)
         return torch.stack(fields, 1)
+
+
+def _list_means(value_UE: Tensor, counted_U1: Tensor, batch: Batch) -> list[Tensor]:
+    """Two of [B, E]: the mean over the counted illustrations that were bookmarked, and over those passed over."""
+    sums_BX = [sum_listed(torch.cat([value_UE, counted_U1], 1), each) for each in (batch.bookmarked_BH, batch.passed_BH)]
+    return [sum_BX[:, :-1] / sum_BX[:, -1:].clamp(min=1) for sum_BX in sums_BX]

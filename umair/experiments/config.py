@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from umair.config import PlainPath, Section, merge
+from umair.experiments.numeric_world import NumericWorldConfig
 from umair.model.ranker import RankerConfig
 from umair.training.loop import TrainingConfig
-from umair.world.numeric import NumericWorldConfig
 
 DEFAULT = "umair"  # the ranker that the others are compared with
 

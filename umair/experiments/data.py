@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from umair.errors import ContractError
 from umair.experiments.config import ExperimentConfig, WeekConfig
 from umair.experiments.learnable import Known, learnable_scores
+from umair.experiments.numeric_world import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.schema import SPLITS, window_table
 from umair.training.inputs import TrainingInputs
 from umair.training.reader import count_rows, read_rows
-from umair.world.numeric import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 
 Array = npt.NDArray[Any]
 NEW_USERS = "new users"  # a slice: users without a training row

@@ -1,4 +1,4 @@
-"""What one step of a ranker sees. Made by `umair.training.features`, read by every ranker and baseline.
+"""What one step of a ranker sees. Made by `umair.training.lookup`, read by every ranker and baseline.
 
 B rows, U distinct illustrations that the rows mention (as target or in a history list), H history length, T tags, D width of
 vectors, C width of compact ones. Lists hold positions into the U illustrations, so that each is projected once a step.

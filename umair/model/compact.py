@@ -23,6 +23,7 @@ class Axes(nn.Module):
 
     mean_D: Tensor
     axes_DC: Tensor
+    fixed_buffers = ("mean_D", "axes_DC")
 
     def __init__(self, width: int, count: int = COMPACT) -> None:
         super().__init__()
@@ -41,8 +42,8 @@ class Axes(nn.Module):
         return (vectors_XD - self.mean_D) @ self.axes_DC
 
 
-def axes_key(axes: nn.ModuleDict) -> str:
-    """Stands for the axes of all modalities, bit by bit."""
+def axes_key(axes: nn.Module) -> str:
+    """Stands for the axes of a modality, or of several, bit by bit."""
     sha = hashlib.sha256()
     for name, tensor in sorted(axes.state_dict().items()):
         sha.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -24,6 +24,7 @@ class Projection(nn.Linear):
 
     mean_D: Tensor
     scale_D: Tensor
+    fixed_buffers = ("mean_D", "scale_D")
 
     def __init__(self, modality: str, width: int, out: int) -> None:
         super().__init__(width, out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +18,7 @@ from torch import nn
 
 from umair.errors import StorageError
 from umair.model.batch import VECTOR_MODALITIES
-from umair.model.compact import Axes, axes_key
+from umair.model.compact import axes_key
 from umair.neighbours import NearestIllustrations
 from umair.storage import Store, read_facts, write_folder
 from umair.training.packing import FeatureSource, pack
@@ -87,16 +89,16 @@ class Features:
 
     def compact(self, axes: nn.ModuleDict) -> dict[str, Array]:
         """By modality of `axes`: fp16 [I, C], memory-mapped; computed once on this node for any axes."""
-        key = axes_key(axes)
-        with _alone(self.folder / f"compact-{key}.lock"):
-            for name, of in axes.items():
-                path = self.folder / f"compact-{key}-{name}.npy"
-                if not path.exists():
-                    try:
-                        _write_compact(path, self.vectors[name], of)  # type: ignore[arg-type]
-                    except OSError as error:
-                        raise _no_room(path, error) from error
-        return {name: self._map(f"compact-{key}-{name}") for name in axes}
+        places = {name: self.folder / f"compact-{name}-{axes_key(of)}.npy" for name, of in axes.items()}
+        for name, path in places.items():
+            if not path.exists():
+                try:
+                    with _alone(path.with_suffix(".lock")):
+                        if not path.exists():
+                            _write_compact(path, self.vectors[name], axes[name])
+                except OSError as error:
+                    raise _no_room(path, error) from error
+        return {name: self._map(path.stem) for name, path in places.items()}
 
     def _map(self, name: str) -> Array:
         return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
@@ -108,13 +110,14 @@ def _no_room(path: Path, error: OSError) -> StorageError:
 
 
 @torch.inference_mode()
-def _write_compact(path: Path, vector_ID: Array, axes: Axes) -> None:
-    """The file appears whole or not at all."""
+def _write_compact(path: Path, vector_ID: Array, axes: nn.Module) -> None:
+    """The file appears whole or not at all, whichever node's process is first. The axes may lie on a GPU."""
+    axes = copy.deepcopy(axes).cpu()
     blocks = [axes(torch.from_numpy(vector_ID[start:start + BLOCK].astype(np.float32))).half().numpy()
               for start in range(0, len(vector_ID), BLOCK)]
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
     with part.open("wb") as file:
-        np.save(file, np.concatenate(blocks) if blocks else np.zeros((0, axes.count), np.float16))
+        np.save(file, np.concatenate(blocks) if blocks else axes(torch.zeros(0, vector_ID.shape[1])).half().numpy())
     part.replace(path)
 
 

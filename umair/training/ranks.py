@@ -47,7 +47,10 @@ class Ranks:
         """Gives every rank the first rank's parameters and buffers."""
 
     def share_statistics(self, module: nn.Module) -> None:
-        """Gives every rank the mean of each float buffer: batch-norm statistics, which each rank gathers alone."""
+        """Gives every rank the mean of each float buffer: batch-norm statistics, which each rank gathers alone.
+
+        A module's `fixed_buffers` are the same everywhere already, and a mean would round them.
+        """
 
     def share_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Gives every rank the first rank's optimiser state. Call it after `distribute`."""
@@ -99,9 +102,8 @@ class HorovodRanks(Ranks):
         _horovod().broadcast_parameters(module.state_dict(), root_rank=0)
 
     def share_statistics(self, module: nn.Module) -> None:
-        for name, buffer in module.named_buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(_horovod().allreduce(buffer, name=f"statistics.{name}"))
+        for name, buffer in gathered_buffers(module):
+            buffer.copy_(_horovod().allreduce(buffer, name=f"statistics.{name}"))
 
     def share_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if self.gather(bool(optimizer.state_dict()["state"]))[0]:  # Horovod gives an empty state one silent first step
@@ -134,6 +136,14 @@ class HorovodRanks(Ranks):
 
     def barrier(self) -> None:
         _horovod().barrier()
+
+
+def gathered_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and float buffer of all that ranks gather apart from each other."""
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in getattr(part, "fixed_buffers", ()):
+                yield f"{prefix}.{name}", buffer
 
 
 def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[str, Any], count: int, *,
