@@ -49,7 +49,7 @@ def summary_of(ran: Path) -> dict:
 
 
 # ---------------------------------------------------------------- configuration
-@pytest.mark.parametrize("changed", [{"match": False, "linear": False}, {}, None])
+@pytest.mark.parametrize("changed", [{"match": False, "linear": False}, {}])
 def test_an_ablation_changes_one_key(tmp_path, changed):
     with pytest.raises(ConfigError, match=r"ablation 'bare' changes [02] keys; one each"):
         load_config(written(tmp_path, ablations={"bare": changed}), [], ExperimentConfig)
@@ -61,6 +61,12 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"others": {DEFAULT: {}}}, "names that stand twice: umair"),
     ({"others": {"no_match": {}}}, "names that stand twice: no_match"),
     ({"training": {"rivals": {"a": {}}}}, "an experiment names its rankers under `others`"),
+    ({"training": {"ranks": 2}}, "trials run as one process each"),
+    ({"seeds": [0, 0]}, "each once, or one would count twice"),
+    ({"others": {"same": {}}}, "rankers that are the same"),
+    ({"ablations": {"x": 5}}, "a mapping of names to mappings of what differs"),
+    ({"ablations": ["x"]}, "a mapping of names to mappings of what differs"),
+    ({"others": {"x": "dcn"}}, "a mapping of names to mappings of what differs"),
 ])
 def test_what_makes_no_sense_is_refused(tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):

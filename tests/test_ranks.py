@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from umair.errors import ClusterError, ContractError
-from umair.training.ranks import Ranks, run_ranks, take_device
+from umair.training.ranks import Ranks, gathered_buffers, run_ranks, take_device
 from umair.training.terminal import Terminal, connect
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test file
@@ -136,3 +136,19 @@ def test_a_line_reaches_the_terminal_at_once_and_not_when_a_buffer_is_full(capfd
             said += capfd.readouterr().out
         stream.close()
     assert said == "half way\n"
+
+
+def test_what_is_fixed_is_not_averaged_and_statistics_are():
+    """A mean of equal numbers over three or eight ranks rounds them: axes and scales must stay as they are, bit by bit."""
+    from batches import WIDTHS, small
+
+    from umair.model.ranker import UmairRanker
+
+    ranker = UmairRanker(small(match=True, id_dropout=0.5, standardise=True), WIDTHS)
+    gathered = {name for name, _ in gathered_buffers(ranker)}
+    kinds = {name.rsplit(".", 1)[-1] for name in gathered}
+    assert {"running_mean", "running_var"} < kinds
+    assert any(kind.startswith("met_") for kind in kinds)
+    assert not kinds & {"mean_D", "scale_D", "axes_DC"}
+    fixed = {name for name, buffer in ranker.named_buffers() if buffer.is_floating_point()} - gathered
+    assert {name.rsplit(".", 1)[-1] for name in fixed} == {"mean_D", "scale_D", "axes_DC"}

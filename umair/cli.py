@@ -54,7 +54,7 @@ def _experiments(given: argparse.Namespace) -> int:
 
     found = run_experiments(given.files, given.out, given.processes)
     if given.page:
-        write_page(found, given.page, f"umair experiments {' '.join(map(str, given.files))}")
+        write_page(found, given.page, f"umair experiments {' '.join(map(str, given.files))} --page {given.page}")
     else:
         print(json.dumps({"summary": str(given.out / "summary.json"), **headline(found)}))
     return 0

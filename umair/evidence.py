@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -57,6 +58,16 @@ def present_commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no").strip()
     return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+
+
+def code_digest(*parts: str) -> str:
+    """Stands for Python files of the package, named singly or by folder: what was computed depends on them."""
+    package = Path(__file__).parent
+    files = [file for part in parts for file in ([package / part], (package / part).rglob("*.py"))[not part.endswith(".py")]]
+    sha = hashlib.sha256()
+    for file in sorted(files):
+        sha.update(file.name.encode() + file.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def machine_kind() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from umair.config import PlainPath, Section, merge
+from umair.config import PlainPath, Section, fingerprint, merge
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.model.ranker import RankerConfig
 from umair.training.loop import TrainingConfig
@@ -41,12 +41,17 @@ class ExperimentConfig(Section):
     def _others_say_what_differs(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        for name, changed in (values.get("ablations") or {}).items():
-            if not isinstance(changed, dict) or len(changed) != 1:
-                raise ValueError(f"ablation '{name}' changes {len(changed or {})} keys; one each, so that it shows what "
-                                 "that one earns")
-        whole = {kind: {name: merge(values.get("ranker") or {}, changed or {})
-                        for name, changed in (values.get(kind) or {}).items()} for kind in ("others", "ablations")}
+        given = {kind: values.get(kind) or {} for kind in ("ranker", "others", "ablations")}
+        changes = [*given["others"].values(), *given["ablations"].values()] if all(
+            isinstance(each, dict) for each in given.values()) else [None]
+        if not all(isinstance(changed, dict) for changed in changes):
+            raise ValueError("others and ablations: a mapping of names to mappings of what differs")
+        for name, changed in given["ablations"].items():
+            if len(changed) != 1:
+                raise ValueError(f"ablation '{name}' changes {len(changed)} keys; one each, so that it shows what that one "
+                                 "earns")
+        whole = {kind: {name: merge(given["ranker"], changed) for name, changed in given[kind].items()}
+                 for kind in ("others", "ablations")}
         return {**values, **whole}
 
     @model_validator(mode="after")
@@ -58,6 +63,13 @@ class ExperimentConfig(Section):
             raise ValueError(f"names that stand twice: {', '.join(sorted(twice))}")
         if self.training.rivals:
             raise ValueError("training.rivals: an experiment names its rankers under `others`")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)}: each once, or one would count twice")
+        if (self.training.ranks, self.training.device) != (1, "cpu"):
+            raise ValueError("training.ranks and device: trials run as one process each, on the CPU: 1 and cpu")
+        same = {fingerprint(ranker): name for name, ranker in self.rankers.items()}
+        if len(same) < len(self.rankers):
+            raise ValueError(f"rankers that are the same: only {', '.join(same.values())} differ from each other")
         return self
 
     @property

@@ -35,6 +35,9 @@ class Rows:
     @classmethod
     def of(cls, rows_by_file: dict[str, int]) -> Rows:
         chunks = list(read_rows(dict(sorted(rows_by_file.items())), ("user_index", "illust_index", "label")))
+        if not chunks:
+            raise ContractError("a window of the experiment", "no row", "rows to train on and to test",
+                                "choose another week")
         return cls(*(np.concatenate([chunk[name] for chunk in chunks]) for name in ("user_index", "illust_index", "label")))
 
 
@@ -47,7 +50,7 @@ class Data:
     test: Rows
     slices: dict[str, Array]  # name -> bool mask of the test rows
     probability_N: Array | None = None  # of a bookmark, for each test row
-    learnable: dict[str, Array] | None = None  # slice -> scores of the test rows by what can be learned
+    learnable_N: Array | None = None  # scores of the test rows by what can be learned
     true_weights_U: dict[str, Array] | None = None  # modality -> each user's weight, by user_index
 
 
@@ -72,7 +75,7 @@ def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
     known = Known(np.concatenate([factors.style_IF, factors.content_IF], 1), factors.popularity_I)
     weights = dict(zip(("style", "semantic"), factors.weight_U3.T, strict=False))
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable=_learnable(inputs, data, known))
+                   learnable_N=_learnable(inputs, data, known))
 
 
 def _data(inputs: TrainingInputs, root: str) -> Data:
@@ -87,7 +90,7 @@ def _data(inputs: TrainingInputs, root: str) -> Data:
     return Data(inputs, root, test, {name: mask for name, mask in slices.items() if mask.any()})
 
 
-def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> dict[str, Array]:
+def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Array:
     train, valid = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "valid"))
     return learnable_scores(train, valid, data.test, known)
 
@@ -112,6 +115,9 @@ def _week(config: WeekConfig) -> Data:
 def _with_truth(data: Data, job: Any) -> Data:
     """Adds what the drawn world's truth says: probabilities, factors and the users' weights, by index."""
     folder = Path(job.config.evaluation.truth)
+    if not (folder / "events.parquet").exists():
+        raise ContractError("evaluation.truth", f"no {folder / 'events.parquet'}", "the truth of a drawn world, or null",
+                            "correct evaluation.truth of the week's configuration")
     user_of = _index_by_id(job, "users", "user")
     item_of = _index_by_id(job, "illustrations", "illust")
     events = pq.read_table(folder / "events.parquet").to_pandas()
@@ -130,7 +136,7 @@ def _with_truth(data: Data, job: Any) -> Data:
     popularity_I[items["index"]] = items["popularity"]
     weights = {modality: _by_index(users, f"weight_{name}") for modality, name in TRUE_WEIGHTS.items()}
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
+                   learnable_N=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
 
 
 def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:

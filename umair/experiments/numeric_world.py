@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from umair.config import Section, fingerprint
+from umair.evidence import code_digest
 from umair.schema import SPLITS, WINDOW, window_table
 from umair.storage import read_facts, write_folder
 from umair.training.inputs import TrainingInputs
-from umair.training.packing import FeatureSource, fit_axes
+from umair.training.packing import LAYOUT, FeatureSource, fit_axes
 from umair.training.reader import count_rows
 from umair.windows.history import BOOKMARK, ROW, VIEW, Lengths, let_pass
 
@@ -79,9 +80,15 @@ class Factors:
 
 def draw_numeric_world(config: NumericWorldConfig, folder: Path) -> dict[str, Any]:
     """Draws the world into `folder`, unless it is there already, and returns its facts. It appears whole or not at all."""
-    if (folder / "facts.json").is_file() and read_facts(folder)["fingerprint"] == fingerprint(config):
+    if (folder / "facts.json").is_file() and read_facts(folder)["fingerprint"] == _key(config):
         return read_facts(folder)
     return write_folder(folder, lambda new: _draw(config, new))
+
+
+def _key(config: NumericWorldConfig) -> str:
+    """Stands for the world: its configuration, this code, and the layout of a pack."""
+    code = code_digest("experiments/numeric_world.py", "windows/history.py", "windows/interests.py")
+    return fingerprint([config, LAYOUT, code])
 
 
 def numeric_inputs(folder: Path) -> TrainingInputs:
@@ -100,7 +107,7 @@ def _draw(config: NumericWorldConfig, folder: Path) -> dict[str, Any]:
     item_N = (rng.random(config.rows) * there_N).astype(np.int64)  # uniform over what is published
     probability_N = 1 / (1 + np.exp(OFFSET - GAIN * factors.utility(user_N, item_N)))
     label_N = (rng.random(config.rows) < probability_N).astype(np.int64)
-    write_folder(folder / "features" / _source(fingerprint(config)).key,
+    write_folder(folder / "features" / _source(_key(config)).key,
                  lambda new: _pack(config, new, artist_I, factors, tags_IT, concept_FT, rng))
     window = _window(config, user_N, item_N, when_N, label_N, tags_IT)
     order_N = rng.permutation(config.rows)  # files are shuffled as those of build_windows are
@@ -112,7 +119,7 @@ def _draw(config: NumericWorldConfig, folder: Path) -> dict[str, Any]:
         counts[split] = len(row_S)
     test_S = order_N[split_N[order_N] == SPLITS.index("test")]
     np.savez_compressed(folder / "truth.npz", probability=probability_N[test_S], **vars(factors))
-    return {"fingerprint": fingerprint(config), "rows": counts, "bookmark_share": round(float(label_N.mean()), 4)}
+    return {"fingerprint": _key(config), "rows": counts, "bookmark_share": round(float(label_N.mean()), 4)}
 
 
 def _factors(config: NumericWorldConfig, artist_I: Ints, rng: np.random.Generator) -> tuple[Factors, Ints, Floats]:
@@ -152,7 +159,7 @@ def _pack(config: NumericWorldConfig, folder: Path, artist_I: Ints, factors: Fac
               "item_tags": tags_IT.astype(np.int32), "user_fields": np.stack([user_U, user_U], 1).astype(np.int32)}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    source = _source(fingerprint(config))
+    source = _source(_key(config))
     return {"versions": {}, "image_encoder": source.image_encoder, "text_encoder": source.text_encoder, "widths": WIDTHS,
             "known": dict.fromkeys(vectors, items), "illustrations": items, "users": config.users, "tags": config.tags}
 

@@ -11,11 +11,12 @@ from umair.experiments.config import DEFAULT
 Line = dict[str, Any]
 ABOUT = """
 Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
-default less the ranker's on the same rows, with a 95 % interval over resampled users and seeds. *Way* is (AUC - 0.5) / (best
-AUC - 0.5): to the ceiling, which is the truth itself, and to what can be learned: a ridge regression for each user on the
-world's own factors, from the training rows (on cold rows without popularity, which nobody can know). That reference stops
-learning where the training window ends; rankers read the user's history up to the row, so they can pass it. Cold: no
-training row is about the illustration.
+default less the ranker's on the same rows, with a 95 % interval over resampled users (and over seeds, as far as so few can
+say; one seed says nothing of other seeds). *Way* is (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and
+to what can be learned: a ridge regression for each user on the world's own factors, from the training rows (of cold
+illustrations without their popularity, of which training rows say nothing). That reference stops learning where the training
+window ends; rankers read counters and the user's history up to the row, so they can pass it. Cold: no training row is about
+the illustration.
 """
 
 
@@ -35,9 +36,9 @@ def headline(summaries: dict[str, Line]) -> Line:
 
 def _experiment(name: str, summary: Line) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
-    command = f"umair experiments conf/experiments/{name}.yaml"
-    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; `{command}` took "
-             f"{summary['wall_seconds'] / 60:.0f} minutes.", ""]
+    minutes = sum(each["seconds"] * len(summary["seeds"]) for each in summary["rankers"].values()) / 60
+    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; all trainings together took {minutes:.0f} "
+             "minutes of one core.", ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
     return "\n".join([*parts, *_facts(summary["rankers"])])
@@ -58,7 +59,7 @@ def _slice(name: str, found: Line) -> list[str]:
 
 
 def _facts(rankers: dict[str, Line]) -> list[str]:
-    heads = ["ranker", "weights", "seconds a training", "rows a second of steps", "best epochs", "match agrees",
+    heads = ["ranker", "weights", "seconds a training", "rows a second", "best epochs", "match agrees",
              "contribution agrees"]
     lines = ["### What they cost, and whose weights follow the truth", "",
              "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit",
@@ -66,7 +67,7 @@ def _facts(rankers: dict[str, Line]) -> list[str]:
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
         lines.append(_row([name, f"{each['trainable']:,}", f"{each['seconds']:.0f}",
-                           f"{each['rows_per_second_of_steps']:,}", ", ".join(map(str, each["kept_epochs"])),
+                           f"{each['rows_per_second']:,}", ", ".join(map(str, each["kept_epochs"])),
                            _agreement(each.get("match_agreement")),
                            _agreement(each.get("contribution_agreement"))]))
     return [*lines, ""]

@@ -7,16 +7,19 @@ Below runs/experiments/NAME lie world/, trials/KEY/ and summary.json. A run that
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
-import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from umair.config import load_config
+from umair.errors import StorageError
 from umair.experiments.config import ExperimentConfig
 from umair.experiments.data import Data, open_data
 from umair.experiments.summary import summarise
@@ -27,23 +30,22 @@ log = logging.getLogger("umair")
 
 
 def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
-    """Runs each experiment below `root`/NAME; writes `root`/summary.json, which holds all that lie there, and returns it."""
-    for file in files:
-        run_experiment(file, root.absolute() / file.stem, processes or os.cpu_count() or 1)
-    found = {path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(root.glob("*/summary.json"))}
+    """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, and returns it."""
+    count = processes or os.cpu_count() or 1
+    found = {file.stem: run_experiment(file, root.absolute() / file.stem, count) for file in files}
     write_atomically(root / "summary.json", json.dumps(found, indent=1))
     return found
 
 
 def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:
-    """Runs one experiment; `folder`/summary.json gets what `summarise` finds, with the claim."""
+    """Runs one experiment; `folder`/summary.json gets what `summarise` finds, with the claim. One at a time in a folder."""
     config = load_config(file, [], ExperimentConfig)
-    started = time.monotonic()
-    data = open_data(config, folder)
-    outcomes = _outcomes(config, data, folder / "trials", processes)
-    summary = {"claim": config.claim, "seeds": list(config.seeds), **summarise(data, outcomes),
-               "wall_seconds": round(time.monotonic() - started, 1)}
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        data = open_data(config, folder)
+        outcomes = _outcomes(config, data, folder / "trials", processes)
+        summary = {"claim": config.claim, "seeds": list(config.seeds), **summarise(data, outcomes)}
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
@@ -55,6 +57,22 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
         waiting = {pool.submit(run_trial, trial, folder): key for key, trial in trials.items()}
         for done in as_completed(waiting):
             name, seed = waiting[done]
-            places[name, seed] = done.result()
+            try:
+                places[name, seed] = done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # else the failure would be said after all the others
+                raise
             log.info("experiment: %d of %d trials, %s with seed %d", len(places), len(trials), name, seed)
     return {name: [Outcome.of(places[name, seed]) for seed in config.seeds] for name in config.rankers}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises StorageError when another process runs this experiment: two would train in the same folders."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(str(folder), "another process that runs this experiment", "one at a time",
+                               "wait for it, or choose another --out") from error
+        yield

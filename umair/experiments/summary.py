@@ -45,8 +45,8 @@ def _marks(data: Data, name: str, mask_N: Array) -> dict[str, float]:
     label_N, marks = data.test.label_N[mask_N], {}
     if data.probability_N is not None:
         marks["ceiling"] = auc(label_N, data.probability_N[mask_N])
-    if data.learnable and name != NEW_USERS:  # of whom a regression on training rows knows nothing
-        marks["learnable"] = auc(label_N, data.learnable["cold" if name == "cold" else "all"][mask_N])
+    if data.learnable_N is not None and name != NEW_USERS:  # of whom a regression on training rows knows nothing
+        marks["learnable"] = auc(label_N, data.learnable_N[mask_N])
     return marks
 
 
@@ -95,8 +95,7 @@ def _log_loss(label_N: Array, logit_N: Array) -> float:
 def _facts(data: Data, outcomes: list[Outcome]) -> Line:
     facts = [each.facts for each in outcomes]
     return {"trainable": facts[0]["trainable"], "seconds": round(float(np.mean([each["seconds"] for each in facts])), 1),
-            "rows_per_second_of_steps": round(float(np.mean([
-                each["rows"] * each["epochs"] / each["phases"]["step main"] for each in facts]))),
+            "rows_per_second": round(float(np.mean([each["rows"] * each["epochs"] / each["seconds"] for each in facts]))),
             "kept_epochs": [each["kept_epoch"] for each in facts], **_agreements(data, outcomes)}
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from umair.config import fingerprint
+from umair.evidence import code_digest
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_folder
 from umair.training.checkpoint import load_ranker
@@ -21,6 +22,7 @@ from umair.training.loop import MAIN, TrainingConfig, train_rankers
 from umair.training.ranks import Ranks
 
 SCORING_BATCH = 4_096  # rows
+CODE = ("model", "baselines", "training")  # what a trial's scores depend on beside its configuration and rows
 Floats = npt.NDArray[np.float32]
 
 
@@ -35,7 +37,8 @@ class Trial:
 
     @property
     def key(self) -> str:
-        return fingerprint([self.ranker, self.training, self.inputs.source.key, self.inputs.rows_by_file])
+        inputs = self.inputs
+        return fingerprint([self.ranker, self.training, inputs.source.key, inputs.rows_by_file, code_digest(*CODE)])
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ def run_trial(trial: Trial, folder: Path) -> Path:
     """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint."""
     done = folder / trial.key
     if not (done / "facts.json").is_file():
+        trained = folder / "rankers" / trial.key
         torch.set_num_threads(trial.training.threads)
-        train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
-                      folder=str(folder / "rankers" / trial.key))
-        write_folder(done, lambda new: _score(trial, folder / "rankers" / trial.key, new))
+        if not (trained / "facts.json").is_file():
+            train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
+                          folder=str(trained))
+        write_folder(done, lambda new: _score(trial, trained, new))
     return done
 
 
@@ -84,6 +89,6 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     np.savez(folder / "scores.npz", **{name: torch.cat(known).numpy() for name, each in parts.items()
                                        if (known := [part for part in each if part is not None])})
     facts = read_facts(trained)
-    return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "phases", "valid")},
+    return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "valid")},
             **facts["rankers"][MAIN], "seed": trial.training.seed, "modalities": list(ranker.modalities),
             "matched": list(ranker.matched)}
