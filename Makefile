@@ -55,7 +55,7 @@ bench-embed: $(VENV)/.ready ## benchmarks/results/embed.json: Spark against a ba
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, several seeds (40 minutes on 2 cores)
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, on the same rows (25 minutes on 2 cores)
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md
 
 params: $(VENV)/.ready ## weights of the paper's rankers, rivals and ablations beside the paper's counts, as JSON
