@@ -38,7 +38,7 @@ class Match(nn.Module):
     the illustrations that suit them.
 
     The projections learn from the rows' own illustrations, not from those in the lists, of which there are a hundred
-    times as many: it costs no accuracy and spares a matrix product of U x D x P and the way back through the lists.
+    times as many: that spares the way back through the lists.
     """
 
     def __init__(self, projects: Mapping[str, nn.Module], width: int, shrink: float, *, passed: bool = True) -> None:

@@ -84,7 +84,7 @@ class RankerConfig(Section):
     tower_dropout: float = Field(0.5, ge=0, lt=1)
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
         ("semantic", "style", "text", "profile"), min_length=1)
-    standardise: bool = False  # vectors in standard deviations of the training window
+    standardise: bool = False  # vectors in standard deviations of the week's illustrations
     contribution: Literal["attention", "senet", "mixed", "none"] = "attention"  # none: modalities side by side
     experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
     projected_experts: bool = False  # maps of its own for each attention expert; else they differ in training only
