@@ -125,7 +125,7 @@ def test_true_weights_stand_beside_the_ranker_s(evaluated):
     report, page = evaluated
     assert "true weights" in page
     assert set(report["contribution"]["agreement"]["contribution"]) == {"semantic", "style", "text", "profile"}
-    assert set(report["contribution"]["agreement"]["match"]) == {"semantic", "style", "text"}
+    assert set(report["contribution"]["agreement"]["match"]) == {"semantic", "style", "text", "profile"}
 
 
 def test_both_files_are_written_twice_and_read_back(evaluated, tmp_path):
