@@ -10,7 +10,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed evidence-encoders experiments params docs clean
+.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed bench-train evidence-encoders experiments params docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ types: $(VENV)/.ready ## mypy, strict, on umair/
 
 bench-embed: $(VENV)/.ready ## benchmarks/results/embed.json: Spark against a bare loop over the same encoder
 	@$(JAVA) && $(RUN) python benchmarks/embed.py $(if $(wildcard $(DATA)/movies.csv),--movies $(DATA)/movies.csv)
+
+bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and held, scored, on one rank and on two
+	@$(JAVA) && $(RUN) python benchmarks/train.py
 
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
