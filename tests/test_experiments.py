@@ -12,7 +12,8 @@ from umair.config import load_config
 from umair.errors import ConfigError
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.data import open_data
-from umair.experiments.learnable import fit_users, score_users
+from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
+from umair.experiments.page import experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.trial import Outcome
 from umair.metrics import auc, way
@@ -140,3 +141,29 @@ def test_what_can_be_learned_lies_below_the_ceiling_and_above_chance(ran):
     for part in ("all", "cold"):
         marks = summary_of(ran)["slices"][part]["marks"]
         assert 0.55 < marks["learnable"] < marks["ceiling"]
+
+
+def test_of_a_cold_illustration_the_reference_knows_no_popularity():
+    draw = np.random.default_rng(0)
+    train, test = (Window(draw.integers(0, 3, 60), items, draw.integers(0, 2, 60)) for items in (
+        draw.integers(0, 8, 60), np.r_[np.full(30, 9), np.full(30, 2)]))  # 9 is cold
+    factor_IF, popularity_I = draw.normal(size=(10, 2)), draw.normal(size=10)
+    before = learnable_scores(train, train, test, Known(factor_IF, popularity_I))
+    popularity_I[9] += 5
+    cold_N = test.item_N == 9
+    after = learnable_scores(train, train, test, Known(factor_IF, popularity_I))
+    np.testing.assert_array_equal(before[cold_N], after[cold_N])
+    popularity_I[2] += 5
+    assert (learnable_scores(train, train, test, Known(factor_IF, popularity_I))[~cold_N] != after[~cold_N]).any()
+
+
+# ---------------------------------------------------------------- the page
+def test_the_page_has_every_rankers_figures(ran):
+    summary = summary_of(ran)
+    text = experiment_text("small", summary)
+    for ranker, line in summary["slices"]["cold"]["rankers"].items():
+        name = f"**{ranker}**" if ranker == DEFAULT else ranker
+        assert f"| {name} | {line['auc']['estimate']:.4f} ({line['auc']['low']:.4f} to {line['auc']['high']:.4f}) |" in text
+        assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
+    assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
+    assert SMALL["claim"] in text

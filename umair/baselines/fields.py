@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
-from umair.model.compact import Axes
+from umair.model.compact import compact_width
 from umair.model.match import ARTIST, sum_listed
 from umair.model.profiles import FieldTable
 from umair.model.projection import Projection
@@ -83,7 +83,7 @@ class Vectors(nn.Module):
         for table in (self.artist, self.tags):
             nn.init.normal_(table.weight, std=config.embedding_std)
         self.own = nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
-        self.listed = nn.ModuleDict({name: nn.Linear(Axes(widths[name]).count, width) for name in VECTOR_MODALITIES})
+        self.listed = nn.ModuleDict({name: nn.Linear(compact_width(widths[name]), width) for name in VECTOR_MODALITIES})
         self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(2)])
 
     def forward(self, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 CONTRIBUTION, MATCH, TRUE = "contribution", "match", "true"
-_FACTOR = {"semantic": "weight_content", "style": "weight_style", "text": "weight_tags", "profile": "weight_artist",
+FACTOR = {"semantic": "weight_content", "style": "weight_style", "text": "weight_tags", "profile": "weight_artist",
            "popularity": "weight_popularity"}  # the modality that can know it -> column of a drawn world's users
 
 
@@ -35,7 +35,7 @@ def read_true_weights(spark: SparkSession, folder: str, users: DataFrame) -> Dat
     if not path.exists():
         return None
     truth = spark.read.parquet(str(path.absolute()))
-    named = {name: column for name, column in _FACTOR.items() if column in truth.columns}
+    named = {name: column for name, column in FACTOR.items() if column in truth.columns}
     if not named:
         return None
     weights = truth.select("user_id", *[F.col(column).cast("double").alias(f"{TRUE}_{name}")

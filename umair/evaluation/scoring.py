@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
@@ -21,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from umair.config import fingerprint
+from umair.embedding.arrow import vector_column
 from umair.errors import ContractError
 from umair.model.ranker import Ranker, Scores
 from umair.storage import Store
@@ -156,6 +156,4 @@ def _numpy(column: pa.Array) -> npt.NDArray[Any]:
 def _lists(weight_BM: torch.Tensor | None, rows: int) -> pa.Array:
     if weight_BM is None:
         return pa.array([[]] * rows, pa.list_(pa.float32()))
-    values = weight_BM.float().cpu().numpy()
-    offsets = np.arange(0, values.size + 1, max(1, values.shape[1]), dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+    return vector_column(weight_BM.float().cpu().numpy())

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from umair.errors import ContractError
+from umair.evaluation.contributions import FACTOR
 from umair.experiments.config import ExperimentConfig, WeekConfig
 from umair.experiments.learnable import Known, learnable_scores
 from umair.experiments.numeric_world import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
@@ -21,7 +22,6 @@ from umair.training.reader import count_rows, read_rows
 Array = npt.NDArray[Any]
 NEW_USERS = "new users"  # a slice: users without a training row
 TAIL_QUANTILE = 0.8  # as evaluation.tail_quantile: illustrations with no more training rows than that quantile of them
-TRUE_WEIGHTS = {"semantic": "content", "style": "style", "text": "tags", "profile": "artist"}  # modality -> what can know it
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _with_truth(data: Data, job: Any) -> Data:
     factor_IF[items["index"]] = factors
     popularity_I = np.zeros(len(factor_IF))
     popularity_I[items["index"]] = items["popularity"]
-    weights = {modality: _by_index(users, f"weight_{name}") for modality, name in TRUE_WEIGHTS.items()}
+    weights = {modality: _by_index(users, column) for modality, column in FACTOR.items()}
     return replace(data, probability_N=probability_N, true_weights_U=weights,
                    learnable_N=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
 

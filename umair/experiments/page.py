@@ -23,7 +23,8 @@ the illustration.
 def write_page(summaries: dict[str, Line], page: Path, command: str) -> None:
     """Writes `page`, which lies in the checkout, and all figures beside it as JSON; prints the headline, last."""
     result = {**provenance(command), "experiments": summaries}
-    text = "\n".join(["# Rankers compared", "", origin(result), ABOUT, *(_experiment(*each) for each in summaries.items())])
+    parts = [experiment_text(*each) for each in summaries.items()]
+    text = "\n".join(["# Rankers compared", "", origin(result), ABOUT, *parts])
     write_evidence(page if page.is_absolute() else ROOT / page, result, text + "\n", headline(summaries))
 
 
@@ -34,7 +35,8 @@ def headline(summaries: dict[str, Line]) -> Line:
             for name, summary in summaries.items()}
 
 
-def _experiment(name: str, summary: Line) -> str:
+def experiment_text(name: str, summary: Line) -> str:
+    """The part of the page on one experiment."""
     seeds = ", ".join(map(str, summary["seeds"]))
     minutes = sum(each["seconds"] * len(summary["seeds"]) for each in summary["rankers"].values()) / 60
     parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; all trainings together took {minutes:.0f} "

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 COMPACT = 128  # components: of 1,024 numbers, so a batch of long histories costs an eighth
 
 
+def compact_width(width: int) -> int:
+    """C, for vectors of `width` numbers."""
+    return min(width, COMPACT)
+
+
 class Axes(nn.Module):
     """The C directions in which a modality varies most: vectors_XD -> compact_XC = (x - mean) @ axes.
 
@@ -25,14 +30,10 @@ class Axes(nn.Module):
     axes_DC: Tensor
     fixed_buffers = ("mean_D", "axes_DC")
 
-    def __init__(self, width: int, count: int = COMPACT) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean_D", torch.zeros(width))
-        self.register_buffer("axes_DC", torch.zeros(width, min(width, count)))
-
-    @property
-    def count(self) -> int:
-        return self.axes_DC.shape[1]
+        self.register_buffer("axes_DC", torch.zeros(width, compact_width(width)))
 
     def set_axes(self, mean_D: Tensor, axes_DC: Tensor) -> None:
         self.mean_D.copy_(mean_D)

@@ -25,7 +25,7 @@ from umair.model.batch import (
     USER_TAGS,
     Batch,
 )
-from umair.model.compact import Axes
+from umair.model.compact import Axes, compact_width
 from umair.model.contribution import AttentionContribution, AttentionExpert, ExpertContribution, SenetExpert
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match, ProfilePlace
@@ -210,7 +210,7 @@ class UmairRanker(Ranker):
         self.cross = cross_network(config, head)
         self.cross_norm = nn.BatchNorm1d(head) if config.residual else None
         self.axes.update({name: Axes(widths[name]) for name in self.matched if name != "profile"})
-        self.match = _match(config, self.axes)
+        self.match = _match(config, widths)
         self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
         matches = len(self.matched) * (config.match_width + 2)
         self.deep = nn.Sequential(*tower(head + matches, config.deep, config.deep_dropout),
@@ -315,11 +315,12 @@ def cross_network(config: RankerConfig, width: int) -> nn.Module:
     return CrossNetMix(width, config.cross_layers, config.cross_rank, config.cross_experts)
 
 
-def _match(config: RankerConfig, axes: Any) -> Match | None:
+def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
     if not config.matched:
         return None
     width = config.match_width
-    projects: dict[str, nn.Module] = {name: nn.Linear(axes[name].count, width) for name in config.matched if name in axes}
+    projects: dict[str, nn.Module] = {name: nn.Linear(compact_width(widths[name]), width)
+                                      for name in config.matched if name != "profile"}
     if "profile" in config.matched:
         projects["profile"] = ProfilePlace(config.item_fields["artist_id"], config.tag_buckets, width)
     return Match(projects, width, config.match_shrink, passed=config.match_passed)
