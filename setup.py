@@ -38,6 +38,7 @@ setup(
     extras_require={
         # 0.28.1 does not compile beside torch >= 2.1 as it is: cluster/build_horovod.sh builds the wheel first
         "horovod": ["horovod>=0.28.1,<0.29", "cloudpickle>=3", "cffi>=1.15"],
+        "search": ["optuna>=5,<6"],  # umair search
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15",
                 "pandas-stubs>=2.2,<2.4", "types-PyYAML", "types-psutil", "types-tqdm"],
     },

@@ -33,6 +33,6 @@ echo "Set-up: installing the packages of constraints.txt into $venv (once, about
 horovod=$(sh "$here/cluster/build_horovod.sh" "$venv")
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$horovod"
 PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-    --constraint "$here/constraints.txt" --editable "$here[horovod,dev]"
+    --constraint "$here/constraints.txt" --editable "$here[horovod,search,dev]"
 touch "$venv/.ready"
 echo "Set-up: done; '$venv/bin/umair doctor' prints what is installed" >&2

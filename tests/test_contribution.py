@@ -10,6 +10,7 @@ from umair.model.contribution import (
     AttentionContribution,
     AttentionExpert,
     ExpertContribution,
+    ItemContribution,
     SenetExpert,
     masked_softmax,
 )
@@ -184,3 +185,17 @@ def test_the_authors_batch_mean_by_hand_and_that_rows_feel_each_other(inputs):
     assert not torch.allclose(expert(strangers_BD, modality_BMD, known_BM)[0][1], mixed_BD[1])
     alone = [part[1:2] for part in inputs]
     torch.testing.assert_close(expert(*alone)[0], AttentionExpert(WIDTH, 0.5, scaled=False).eval()(*alone)[0])
+
+
+def test_plain_attention_fusion_weighs_by_the_illustration_alone(inputs):
+    user_BD, modality_BMD, known_BM = inputs
+    fusion = ItemContribution(WIDTH)
+    mixed_BD, weight_BM = fusion(*inputs)
+    assert torch.equal(fusion(torch.zeros_like(user_BD), modality_BMD, known_BM)[0], mixed_BD)
+    key, bias, query = (tensor.detach().double().numpy() for tensor in (fusion.key.weight, fusion.key.bias, fusion.query.weight[0]))
+    for row in range(ROWS):
+        known, modalities = known_BM[row].numpy(), modality_BMD[row].double().numpy()
+        score = np.tanh(modalities @ key.T + bias) @ query
+        weight = np.where(known, np.exp(score), 0) / np.exp(score)[known].sum()
+        np.testing.assert_allclose(weight_BM[row].detach().numpy(), weight, atol=1e-6)
+        np.testing.assert_allclose(mixed_BD[row].detach().numpy(), weight @ modalities, atol=1e-6)

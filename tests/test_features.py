@@ -21,7 +21,7 @@ from small_store import next_indices
 from umair.errors import ContractError, StorageError
 from umair.model.ranker import RankerConfig
 from umair.storage import Store
-from umair.training.buckets import item_buckets, user_buckets
+from umair.training.buckets import _share_shared, item_buckets, shared_buckets, user_buckets
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import Lookup
@@ -113,6 +113,16 @@ def test_buckets_of_the_paper_by_hand(features):
     users = user_buckets(features.user_fields, {"user_id": 2, "username": 1_000})
     assert users[:, 0].tolist() == [1, 1]
     assert users[1, 1] == 0
+
+
+def test_shared_buckets_by_hand(features):
+    """Illustrations 0 to 3 and artists 5 to 8 in three buckets each, beside that of the unknown: 0 and 3 meet, and 5 and 8."""
+    sizes = {"illust_id": 4, "artist_id": 4}
+    shared = shared_buckets(features, {"user_id": 3, "username": 100}, sizes, 3)
+    assert shared == {"user_id": 0.0, "username": 0.0, "illust_id": 0.5, "artist_id": 0.5, "tags": pytest.approx(2 / 3, abs=1e-4)}
+    assert _share_shared(np.array([0, 1, 2, 3, 4, -1, 4]), 4) == 0.8  # five values; 0 and 3, 1 and 4; unknown is none of them
+    assert _share_shared(np.array([0, 1, 2]), 4) == 0.0
+    assert _share_shared(np.array([-1]), 4) == 0.0
 
 
 def window_rows(**changes) -> dict[str, np.ndarray]:

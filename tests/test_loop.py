@@ -81,15 +81,20 @@ def train_until_killed(given: dict, waits: tuple[int, ...]) -> None:
     train_rankers(KilledAt(waits=waits), **given)
 
 
+def kill(given: dict, waits: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains in a process of its own, which kills itself at these waits."""
+    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(given, waits))
+    monkeypatch.setenv("WAITS", str(Path(given["folder"]).with_suffix(".waits")))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
 def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_run(store, tmp_path, monkeypatch, capsys):
     whole, broken = (arguments(store, tmp_path / name, schedule="cosine") for name in ("whole", "broken"))
     facts = train_rankers(Ranks(), **whole)
-    monkeypatch.setenv("WAITS", str(tmp_path / "waits"))
     for _ in range(2):  # after step 5 of the first epoch; after step 5 of the second
-        process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(broken, (1, 4)))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        kill(broken, (1, 4), monkeypatch)
     assert not (tmp_path / "broken").exists()
     resumed = train_rankers(Ranks(), **broken)
     assert "train: goes on after step 17" in capsys.readouterr().out
@@ -97,15 +102,27 @@ def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_ru
     assert (resumed["curve"], resumed["valid"]) == (facts["curve"], facts["valid"])
 
 
-def test_a_checkpoint_of_another_run_is_left_alone(store, tmp_path, capsys):
+def test_a_checkpoint_of_other_rows_is_left_alone(store, tmp_path, monkeypatch, capsys):
     train_rankers(Ranks(), **arguments(store, tmp_path / "a"))
     given = arguments(store, tmp_path / "b")
-    foreign = tmp_path / "b-checkpoints" / "another run" / "step-00000005"
-    foreign.mkdir(parents=True)
-    (foreign / "facts.json").write_text("{}")
+    kill({**given, "inputs": inputs_of(draw_store(tmp_path / "other", rows=800)), "root": str(tmp_path / "other")}, (1,), monkeypatch)
+    assert len(list(tmp_path.glob("checkpoints-*/*/step-*"))) == 1
     train_rankers(Ranks(), **given)
     assert "goes on" not in capsys.readouterr().out
     assert_same(weights(tmp_path / "a" / "main"), weights(tmp_path / "b" / "main"))
+
+
+def test_two_ranks_take_up_the_checkpoint_of_one(spark, store, tmp_path, monkeypatch, capfd):
+    """Killed after step 5 of 12 alone, then on two ranks, whose epochs have 12 steps too: 7 are left, and one epoch."""
+    given = arguments(store, tmp_path / "moved")
+    kill(given, (1,), monkeypatch)
+    given["config"] = given["config"].model_copy(update={"ranks": 2, "threads": 2, "checkpoint_steps": 100})
+    facts = run_ranks(spark, train_rankers, given, 2)[0]
+    said = capfd.readouterr().out
+    assert "train: the checkpoint is of 1 ranks" in said
+    assert "train: goes on after step 5 from" in said
+    assert [point["step"] for point in facts["curve"]] == [1, 2, 3, 4, 5, *range(6, 13), *range(1, 13)]
+    assert facts["valid"][-1]["rankers"]["main"]["auc"] > 0.6
 
 
 def test_a_rival_beside_changes_nothing_for_the_ranker(store, tmp_path):
@@ -132,6 +149,18 @@ def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_pa
     few = draw_store(tmp_path / "few", rows=5, files=2)
     with pytest.raises(ContractError, match="5 rows a rank in 3 steps: a batch of one row"):
         train_rankers(Ranks(), **arguments(few, tmp_path / "y", batch=2, ranks=1))
+
+
+def test_an_exact_ranker_has_a_bucket_for_each_or_says_how_many_it_needs(store, tmp_path):
+    given = arguments(store, tmp_path / "exact", epochs=1)
+    given["ranker"] = RANKER.model_copy(update={"exact": True, "tag_buckets": 21})
+    facts = train_rankers(Ranks(), **given)
+    shared = facts["rankers"]["main"]["shared_buckets"]
+    assert {shared[field] for field in ("user_id", "illust_id", "artist_id", "tags")} == {0.0}
+    given["ranker"] = given["ranker"].model_copy(update={"tag_buckets": 20})
+    with pytest.raises(ContractError, match=r"ranker 'main', exact: true: found 10.0% of tags in a bucket with others; "
+                       r"expected a bucket more than there are \(60 users, 200 illustrations, 20 tags\)"):
+        train_rankers(Ranks(), **{**given, "folder": str(tmp_path / "crowded")})
 
 
 @pytest.mark.parametrize(("changes", "match"), [

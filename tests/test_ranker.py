@@ -59,7 +59,7 @@ def test_has_the_papers_parameter_count(keras, changes):
 
 
 @pytest.mark.parametrize("changes", [
-    {"contribution": "senet"}, {"contribution": "mixed", "experts": 4}, {"projected_experts": True}, {"score": "hadamard"},
+    {"contribution": "item"}, {"contribution": "senet"}, {"contribution": "mixed", "experts": 4}, {"projected_experts": True}, {"score": "hadamard"},
     {"residual": True, "machine": True}, {"modalities": ["style"], "machine": True}, {"contribution": "senet", "senet_sum": True},
 ])
 def test_every_variant_learns_a_batch_by_heart_row_by_row(changes):
@@ -289,3 +289,18 @@ def test_without_totals_the_binned_counts_are_not_read():
         torch.manual_seed(0)
         ranker = UmairRanker(small(totals=totals), WIDTHS).eval()
         assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not totals
+
+
+CONTENT = {"ids": False, "match": True, "modalities": ["semantic", "style", "text"], "counters": True}
+
+
+def test_without_ids_no_field_and_no_tag_is_read_and_vectors_and_history_are():
+    torch.manual_seed(0)
+    batch, ranker = random_batch(), UmairRanker(small(**CONTENT), WIDTHS).eval()
+    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT", "item_fields_UF", "item_tags_UT")
+    other = replace(batch, **{name: getattr(batch, name).flip(0) for name in names})
+    assert torch.equal(ranker(other).logit_B, ranker(batch).logit_B)
+    for name in ("bookmarked_BH", "counters_BC"):
+        other = replace(batch, **{name: getattr(batch, name).flip(0)})
+        assert not torch.allclose(ranker(other).logit_B, ranker(batch).logit_B), name
+    assert loss_after(80, UmairRanker(small(**CONTENT, deep_dropout=0), WIDTHS), random_batch(rows=24)) < 0.4

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy,
-                    "experiments": _experiments}
+                    "experiments": _experiments, "search": _search}
         code = commands[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
@@ -44,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     experiments.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder; default: runs/experiments")
     experiments.add_argument("--page", type=Path, help="also write this page, docs/evidence/rankers.md, and its JSON")
     experiments.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
+    search = commands.add_parser("search", help="hyper-parameters tried on the validation window, with Optuna")
+    search.add_argument("file", type=Path, help="for example conf/search/numeric.yaml")
+    search.add_argument("--out", type=Path, default=Path("runs/search"), help="folder; default: runs/search")
+    search.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
 
@@ -51,12 +55,25 @@ def _parser() -> argparse.ArgumentParser:
 def _experiments(given: argparse.Namespace) -> int:
     from umair.experiments.page import headline, write_page
     from umair.experiments.run import run_experiments
+    from umair.job import start_logging
 
+    start_logging()
     found = run_experiments(given.files, given.out, given.processes)
     if given.page:
         write_page(found, given.page, f"umair experiments {' '.join(map(str, given.files))} --page {given.page}")
     else:
         print(json.dumps({"summary": str(given.out / "summary.json"), **headline(found)}))
+    return 0
+
+
+def _search(given: argparse.Namespace) -> int:
+    from umair.experiments.search import run_search
+    from umair.job import start_logging
+
+    start_logging()
+    summary = run_search(given.file, given.out, given.processes)
+    file = given.out / given.file.stem / "summary.json"
+    print(json.dumps({"summary": str(file), "trials": summary["trials"], **summary["best"]}))
     return 0
 
 

@@ -89,16 +89,25 @@ class Vectors(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         fields = [interest(vector_BD) for interest, vector_BD in zip(
             self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
-        for name in VECTOR_MODALITIES:
-            known_U1 = batch.known_U[name][:, None].float()
-            fields.append(self.own[name](batch.vectors_BD[name]) * known_U1[batch.item_B])
-            fields += _list_means(self.listed[name](batch.compact_UC[name]) * known_U1, known_U1, batch)
-        for place_UE in (self.artist(batch.item_fields_UF[:, ARTIST]), self.tags(batch.item_tags_UT)):
-            fields += _list_means(place_UE, torch.ones_like(place_UE[:, :1]), batch)
+        bookmarked, passed = (self._listed(batch, each) for each in (batch.bookmarked_BH, batch.passed_BH))
+        for place, name in enumerate(VECTOR_MODALITIES):
+            own_BE = self.own[name](batch.vectors_BD[name]) * batch.known_U[name][batch.item_B, None]
+            fields += [own_BE, bookmarked[place], passed[place]]
+        for place in range(len(VECTOR_MODALITIES), len(bookmarked)):
+            fields += [bookmarked[place], passed[place]]
         return torch.stack(fields, 1)
 
+    def _listed(self, batch: Batch, listed_BH: Tensor) -> list[Tensor]:
+        """[B, E] of each: the listed illustrations' mean vector by modality, then their mean artist and mean of tags.
 
-def _list_means(value_UE: Tensor, counted_U1: Tensor, batch: Batch) -> list[Tensor]:
-    """Two of [B, E]: the mean over the counted illustrations that were bookmarked, and over those passed over."""
-    sums_BX = [sum_listed(torch.cat([value_UE, counted_U1], 1), each) for each in (batch.bookmarked_BH, batch.passed_BH)]
-    return [sum_BX[:, :-1] / sum_BX[:, -1:].clamp(min=1) for sum_BX in sums_BX]
+        A linear map of a mean is the mean of the mapped, so that only artists and tags learn through the lists.
+        """
+        known_UM = torch.stack([batch.known_U[name] for name in VECTOR_MODALITIES], 1).float()
+        vectors = [batch.compact_UC[name] * known_UM[:, m, None] for m, name in enumerate(VECTOR_MODALITIES)]
+        sum_BX = sum_listed(torch.cat([*vectors, known_UM], 1), listed_BH)
+        *sums_BC, count_BM = torch.split(sum_BX, [*(each.shape[1] for each in vectors), len(vectors)], 1)
+        means_BC = [sum_BC / count_BM[:, m, None].clamp(min=1) for m, sum_BC in enumerate(sums_BC)]
+        fields = [self.listed[name](means_BC[m]) * (count_BM[:, m, None] > 0) for m, name in enumerate(VECTOR_MODALITIES)]
+        place_UX = torch.cat([self.artist(batch.item_fields_UF[:, ARTIST]), self.tags(batch.item_tags_UT)], 1)
+        mean_BX = sum_listed(place_UX, listed_BH) / (listed_BH >= 0).sum(1, keepdim=True).clamp(min=1)
+        return [*fields, *mean_BX.chunk(2, 1)]

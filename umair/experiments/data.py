@@ -65,6 +65,16 @@ def open_data(config: ExperimentConfig, folder: Path) -> Data:
     return _week(config.week)
 
 
+def open_training(numeric: NumericWorldConfig | None, week: WeekConfig | None, folder: Path) -> tuple[TrainingInputs, str]:
+    """What trains on such rows without ever seeing the test window: inputs, and the root whose features/ has the pack."""
+    if numeric:
+        draw_numeric_world(numeric, folder / "world")
+        return numeric_inputs(folder / "world", ("train", "valid")), str(folder / "world")
+    assert week is not None
+    job = _finished_job(week)
+    return _week_inputs(job), str(job.store.root)
+
+
 def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
     draw_numeric_world(config, folder)
     inputs = numeric_inputs(folder)
@@ -97,19 +107,30 @@ def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Array:
 
 # ---------------------------------------------------------------- a week of the pipeline
 def _week(config: WeekConfig) -> Data:
+    job = _finished_job(config)
+    inputs = _week_inputs(job)
+    files = {split: count_rows(job.snapshot(window_table(split)).files) for split in SPLITS}
+    data = _data(replace(inputs, rows_by_file=files), str(job.store.root))
+    return _with_truth(data, job) if job.config.evaluation.truth else data
+
+
+def _finished_job(config: WeekConfig) -> Any:
     from umair.config import load_config
     from umair.job import Config, Job, require_finished
-    from umair.storage import read_facts
     from umair.weeks import Week
 
     job = Job(load_config(config.config, [], Config), Week.parse(config.week))
     require_finished(job, "build_windows", "embed_images", "embed_texts")
-    inputs = TrainingInputs.of(job.store, job.versions, read_facts(job.model_folder("pretrain_image_encoder")),
-                               read_facts(job.model_folder("finetune_text_encoder")),
-                               titles=job.config.embed_texts.include_titles)
-    files = {split: count_rows(job.snapshot(window_table(split)).files) for split in SPLITS}
-    data = _data(replace(inputs, rows_by_file=files), str(job.store.root))
-    return _with_truth(data, job) if job.config.evaluation.truth else data
+    return job
+
+
+def _week_inputs(job: Any) -> TrainingInputs:
+    """Without the test window."""
+    from umair.storage import read_facts
+
+    return TrainingInputs.of(job.store, job.versions, read_facts(job.model_folder("pretrain_image_encoder")),
+                             read_facts(job.model_folder("finetune_text_encoder")),
+                             titles=job.config.embed_texts.include_titles)
 
 
 def _with_truth(data: Data, job: Any) -> Data:

@@ -91,9 +91,9 @@ def _key(config: NumericWorldConfig) -> str:
     return fingerprint([config, LAYOUT, code])
 
 
-def numeric_inputs(folder: Path) -> TrainingInputs:
-    """What a ranker trains on in the world that lies in `folder`."""
-    files = {split: count_rows(map(str, sorted((folder / window_table(split)).glob("*.parquet")))) for split in SPLITS}
+def numeric_inputs(folder: Path, splits: tuple[str, ...] = SPLITS) -> TrainingInputs:
+    """What a ranker trains on in the world that lies in `folder`; the files of `splits` alone are opened."""
+    files = {split: count_rows(map(str, sorted((folder / window_table(split)).glob("*.parquet")))) for split in splits}
     return TrainingInputs(_source(read_facts(folder)["fingerprint"]), files, {})
 
 

@@ -67,13 +67,19 @@ def run_trial(trial: Trial, folder: Path) -> Path:
     """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint."""
     done = folder / trial.key
     if not (done / "facts.json").is_file():
-        trained = folder / "rankers" / trial.key
-        torch.set_num_threads(trial.training.threads)
-        if not (trained / "facts.json").is_file():
-            train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
-                          folder=str(trained))
+        trained = train_trial(trial, folder / "rankers")
         write_folder(done, lambda new: _score(trial, trained, new))
     return done
+
+
+def train_trial(trial: Trial, folder: Path) -> Path:
+    """Trains into `folder`/key, unless that is there."""
+    trained = folder / trial.key
+    torch.set_num_threads(trial.training.threads)
+    if not (trained / "facts.json").is_file():
+        train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
+                      folder=str(trained))
+    return trained
 
 
 def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:

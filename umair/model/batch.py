@@ -6,7 +6,7 @@ vectors, C width of compact ones. Lists hold positions into the U illustrations,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the rows; the U illustrations stay."""
+        own: dict[str, Any] = {}
+        for name, value in self.__dict__.items():
+            if name.rsplit("_", 1)[1].startswith("B"):
+                own[name] = {key: of_BX[part] for key, of_BX in value.items()} if isinstance(value, dict) else value[part]
+        return replace(self, **own)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -100,6 +100,21 @@ class SenetExpert(nn.Module):
         return mixed_BD if self.summed else mixed_BD / modality_BMD.shape[1], weight_BM
 
 
+class ItemContribution(nn.Module):
+    """Plain attention fusion, whoever the user is: weights from the illustration alone; -> mixed_BD, weight_BM.
+
+    w = softmax(q tanh(W m + b)) over the modalities m, with one learnt q. For comparison with user-aware contribution.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.key, self.query = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
+
+    def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        weight_BM = masked_softmax(self.query(self.key(modality_BMD).tanh())[:, :, 0], known_BM)
+        return _mix(weight_BM[:, None], modality_BMD)[:, 0], weight_BM
+
+
 def weights_of(query_BD: Tensor, value_BXD: Tensor, known_BX: Tensor, *, scaled: bool, batch_mean: bool) -> Tensor:
     """[B, X]: the softmax of each row's query over its values, or the mean of all rows' queries' over them."""
     if not batch_mean:

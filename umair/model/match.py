@@ -76,7 +76,7 @@ class Place(nn.Module):
     """Where illustrations stand in one modality, each direction in deviations; what `project` takes, known_X bool -> [X, P].
 
     Zero where not known. Batch norm takes its statistics over the known ones, and falls back on its running ones where
-    a batch has fewer than two (no picture at all, say).
+    a batch has fewer than two (no picture at all, say). No shape depends on what is known, so that a GPU is not waited for.
     """
 
     def __init__(self, project: nn.Module, out: int) -> None:
@@ -86,10 +86,26 @@ class Place(nn.Module):
     def forward(self, parts: list[Tensor], known_X: Tensor, *, settled: bool = False) -> Tensor:
         """`settled` asks for the running statistics, in training too."""
         norm, projected_XP = self.norm, self.project(*parts)
-        if self.training and not settled and int(known_X.sum()) > 1:
-            return torch.zeros_like(projected_XP).index_put((known_X,), norm(projected_XP[known_X]))
-        place_XP = F.batch_norm(projected_XP, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        return place_XP.masked_fill(~known_X[:, None], 0)
+        if self.training and not settled:
+            mean_P, square_P = self._statistics(projected_XP, known_X[:, None].to(projected_XP.dtype))
+        else:
+            mean_P, square_P = self._settled()
+        scale_P = norm.weight * (square_P + norm.eps).rsqrt()
+        return torch.addcmul(norm.bias - mean_P * scale_P, projected_XP, scale_P) * known_X[:, None]
+
+    def _settled(self) -> tuple[Tensor, Tensor]:
+        return self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
+
+    def _statistics(self, value_XP: Tensor, known_X1: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the known ones, which move the running ones as those of batch norm do."""
+        (settled_P, spread_P), count = self._settled(), known_X1.sum()
+        mean_P = (value_XP * known_X1).sum(0) / count.clamp(min=1)
+        square_P = ((value_XP - mean_P).square() * known_X1).sum(0) / count.clamp(min=1)
+        with torch.no_grad():
+            pace = (self.norm.momentum or 0.0) * (count > 1)
+            settled_P += pace * (mean_P - settled_P)
+            spread_P += pace * (square_P * count / (count - 1).clamp(min=1) - spread_P)
+        return torch.where(count > 1, mean_P, settled_P), torch.where(count > 1, square_P, spread_P)
 
 
 class ProfilePlace(nn.Module):

@@ -42,7 +42,7 @@ class NewIds(nn.Module):
             for group in (self.columns[:len(USER_IDS)], *([column] for column in self.columns[len(USER_IDS):])):
                 new_B = torch.rand(len(batch), device=batch.item_B.device) < self.share
                 for kind, column in group:
-                    fields[kind][new_B, column] = UNKNOWN
+                    fields[kind][:, column] *= ~new_B  # UNKNOWN is 0; a mask as an index would make a GPU wait
         else:
             for kind, column in self.columns:
                 bucket_B = fields[kind][:, column]

@@ -26,7 +26,13 @@ from umair.model.batch import (
     Batch,
 )
 from umair.model.compact import Axes, compact_width
-from umair.model.contribution import AttentionContribution, AttentionExpert, ExpertContribution, SenetExpert
+from umair.model.contribution import (
+    AttentionContribution,
+    AttentionExpert,
+    ExpertContribution,
+    ItemContribution,
+    SenetExpert,
+)
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match, ProfilePlace
 from umair.model.new_ids import NewIds
@@ -75,9 +81,11 @@ class RankerConfig(Section):
     user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field
     item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
     tag_buckets: Buckets = TAG_BUCKETS
+    exact: bool = False  # refuse tables in which two users, illustrations, artists or tags would share a bucket
     embedding_width: int = Field(8, gt=0)
     embedding_std: float = Field(0.01, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw, so small
     counters: bool = False  # as-of counters as inputs of both towers, of the head and of the logit
+    ids: bool = True  # false: every bucket of a field or tag is 0, so that vectors, history and counters are all there is
     totals: bool = True  # the illustration's as-of counts in bins, which the paper has among its fields
     id_dropout: float = Field(0.0, ge=0, lt=1)  # share of rows that train what a new user, illustration, artist is like
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
@@ -85,7 +93,7 @@ class RankerConfig(Section):
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
         ("semantic", "style", "text", "profile"), min_length=1)
     standardise: bool = False  # vectors in standard deviations of the week's illustrations
-    contribution: Literal["attention", "senet", "mixed", "none"] = "attention"  # none: modalities side by side
+    contribution: Literal["attention", "senet", "mixed", "item", "none"] = "attention"  # item: for all; none: side by side
     experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
     projected_experts: bool = False  # maps of its own for each attention expert; else they differ in training only
     score: Literal["dot", "hadamard"] = "dot"  # one weight a modality, or one for each of its numbers
@@ -155,6 +163,7 @@ class Ranker(nn.Module, ABC):
         if self.training and len(batch) < 2:
             raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
         batch = batch if self.config.totals else _without_totals(batch)
+        batch = batch if self.config.ids else _without_ids(batch)
         return self.score(self.new_ids(batch) if self.new_ids else batch)
 
     @abstractmethod
@@ -287,6 +296,8 @@ def _contribution(config: RankerConfig) -> nn.Module | None:
     """The configured mechanism; plain attention experts, which are one after training, are computed as one."""
     if config.contribution == "none":
         return None
+    if config.contribution == "item":
+        return ItemContribution(config.tower[-1])
     different = config.projected_experts or config.score == "hadamard" or config.batch_mean
     if config.contribution == "attention" and not different:
         return AttentionContribution(config.experts, config.attention_dropout, config.scaled_scores)
@@ -330,6 +341,12 @@ def _without_totals(batch: Batch) -> Batch:
     fields_BF = batch.item_fields_BF.clone()
     fields_BF[:, [place for place, name in enumerate(ITEM_FIELDS) if name in TOTALS]] = 0
     return replace(batch, item_fields_BF=fields_BF)
+
+
+def _without_ids(batch: Batch) -> Batch:
+    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT", "item_fields_UF", "item_tags_UT")
+    nothing: dict[str, Any] = {name: torch.zeros_like(getattr(batch, name)) for name in names}
+    return replace(batch, **nothing)
 
 
 def _known(name: str, batch: Batch) -> Tensor:

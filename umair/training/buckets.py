@@ -56,3 +56,26 @@ def _binned(name: str, value: Array, size: int) -> Array:
     bins = np.searchsorted(BOUNDS[name], value, side="right")
     bucket: Array = np.where(value < 0, 0, np.minimum(bins + room, size - 1)).astype(np.int64)
     return bucket
+
+
+def shared_buckets(features: Any, user_sizes: dict[str, int], item_sizes: dict[str, int], tag_size: int) -> dict[str, float]:
+    """By field: the share of its values that share their bucket with another value. `features`: a Features.
+
+    A bucket is the value's index modulo the buckets, so there are none to share where a field has more buckets than
+    values: then its table is an exact vocabulary.
+    """
+    item_IF = features.item_fields
+    of = {"illust_index": "illust_id", "artist_index": "artist_id"}
+    values = {"user_id": (features.user_fields[:, 0], user_sizes["user_id"]),
+              "username": (features.user_fields[:, 1], user_sizes["username"]),
+              **{field: (item_IF[:, STATIC_FIELDS.index(column)], item_sizes[field]) for column, field in of.items()},
+              "tags": (np.arange(features.tags), tag_size)}
+    return {field: _share_shared(np.asarray(value_N), size) for field, (value_N, size) in values.items()}
+
+
+def _share_shared(value_N: Array, size: int) -> float:
+    known = np.unique(value_N[value_N >= 0])
+    if not len(known):
+        return 0.0
+    count_N = np.bincount(_hashed(known, size), minlength=size)
+    return round(float((count_N[_hashed(known, size)] > 1).mean()), 4)

@@ -21,8 +21,9 @@ from umair.errors import ClusterError, ContractError
 from umair.metrics import LogLoss, auc
 from umair.model.ranker import RankerConfig, count_parameters
 from umair.storage import Store, write_folder
+from umair.training.buckets import shared_buckets
 from umair.training.checkpoint import Checkpoints, Position, build_ranker, load_ranker, save_ranker
-from umair.training.features import pack_features
+from umair.training.features import Features, pack_features
 from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
 from umair.training.progress import Progress
@@ -47,6 +48,11 @@ class TrainingConfig(Section):
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the rate falls to zero over all epochs, by half a wave
     patience: int | None = Field(None, gt=0)  # stop after so many epochs in which no ranker got better; null: never
+    clip_norm: float | None = Field(None, gt=0)  # largest L2 norm of all gradients together; null: any
+    accumulate: int = Field(1, gt=0)  # parts that a rank's batch is computed in, one after the other, to spare memory
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
+    compiled: bool = False  # torch.compile, which needs a C++ compiler on every node
+    sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read (RowAdam)
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"
@@ -74,9 +80,9 @@ def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig,
     """Trains the ranker and its rivals, writes them into `folder`, returns its facts. Every rank runs this.
 
     `folder` gets main/, a folder for each rival, and facts.json. Killed and run again with the same arguments, training
-    goes on from its newest checkpoint and ends with the weights of an uninterrupted run. Raises ContractError for broken
-    rows and for a loss that is not a number (the checkpoint before it is kept), StorageError for lost files and a full
-    disk, ClusterError when ranks end with different weights.
+    goes on from its newest checkpoint and ends with the weights of an uninterrupted run (on another number of ranks: with
+    nearly those). Raises ContractError for broken rows and for a loss that is not a number (the checkpoint before it is
+    kept), StorageError for lost files and a full disk, ClusterError when ranks end with different weights.
     """
     run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder))
     run.resume()
@@ -97,25 +103,43 @@ class _Run:
                                "window_train")
         _refuse_single_rows(self.plan.rows_by_rank, self.plan.steps)
         self.features = features
+        self.shared = {name: _shared_buckets(name, each, features) for name, each in rankers.items()}
         self.trainees = {name: Trainee.fresh(name, each, features, ranks, config) for name, each in rankers.items()}
-        key = fingerprint([config, rankers[MAIN], inputs.source.key, inputs.rows_by_file])
-        self.checkpoints = Checkpoints(folder.with_name(f"{folder.name}-checkpoints"), key)
+        self.checkpoints = self._checkpoints(rankers[MAIN])
         self.position = Position()
         self.curve: list[dict[str, Any]] = []  # mean losses along the way
         self.valid: list[dict[str, Any]] = []  # measures after each epoch
 
     # ------------------------------------------------------------ checkpoints
+    def _checkpoints(self, ranker: RankerConfig) -> Checkpoints:
+        """Below a folder that stands for what is trained, and there for the rows; who trains it does not count."""
+        who = {"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None}
+        run = fingerprint([self.config.model_copy(update=who), ranker])
+        rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file])
+        return Checkpoints(self.folder.with_name(f"checkpoints-{run}"), rows)
+
     def resume(self) -> None:
         """Takes up the newest checkpoint of this very run, if there is one."""
         found = self.checkpoints.load(self._parts())
         if found:
             self.position, facts = found
+            self._divide_anew(facts["ranks"], facts["steps"])
             self.curve, self.valid = facts["curve"], facts["valid"]
             self.started -= facts["seconds"]
             self.ranks.say(f"train: goes on after step {self.steps_done:,} from {self.checkpoints.newest}")
         for trainee in self.trainees.values():
             self.ranks.share_weights(trainee.ranker)
             self.ranks.share_optimizer(trainee.optimizer)
+
+    def _divide_anew(self, ranks: int, steps: int) -> None:
+        """On another number of ranks an epoch that was begun goes on after the same share of its rows.
+
+        They divide the rows otherwise, so that some of that epoch are read twice or not at all; later epochs are whole.
+        """
+        if ranks != self.ranks.count and self.position.step:
+            step = min(self.position.step * self.plan.steps // steps, self.plan.steps - 1)
+            self.position = Position(self.position.epoch, step)
+            self.ranks.say(f"train: the checkpoint is of {ranks} ranks: a few rows of this epoch come twice or not at all")
 
     @cached_property
     def feed(self) -> Feed:
@@ -133,7 +157,8 @@ class _Run:
         """The first rank writes a checkpoint at the present position; the others wait for it."""
         self._share_statistics()
         if self.ranks.index == 0:
-            facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started}
+            facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
+                     "ranks": self.ranks.count, "steps": self.plan.steps}
             self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
         self.ranks.barrier()
 
@@ -257,8 +282,10 @@ class _Run:
             "versions": self.inputs.versions, "features": vars(self.inputs.source), "ranks": self.ranks.count,
             "rows": self.plan.rows, "epochs": self.position.epoch, "steps": self.plan.steps, "batch": self.config.batch,
             "seconds": round(seconds, 3), "rows_per_second": round(rows / seconds, 1),
+            "bytes_sent_per_step": sum(trainee.sent for trainee in self.trainees.values()),  # of gradients, by each rank
             "phases": {phase: round(spent, 3) for phase, spent in phases.items()},
-            "rankers": {name: {**count_parameters(each.ranker), "kept_epoch": self._kept_epoch(name)}
+            "rankers": {name: {**count_parameters(each.ranker), "kept_epoch": self._kept_epoch(name),
+                                "shared_buckets": self.shared[name]}
                         for name, each in self.trainees.items()},
             "curve": self.curve, "valid": self.valid}
 
@@ -268,6 +295,18 @@ class _Run:
             return work()
         finally:
             self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+
+
+def _shared_buckets(name: str, config: RankerConfig, features: Features) -> dict[str, float]:
+    """By field, the share of values that share a bucket. Raises ContractError where the ranker is to have none."""
+    shared = shared_buckets(features, config.user_fields, config.item_fields, config.tag_buckets)
+    found = ", ".join(f"{share:.1%} of {field}" for field, share in shared.items() if share and field != "username")
+    if config.exact and found:
+        raise ContractError(f"ranker '{name}', exact: true", f"{found} in a bucket with others",
+                            f"a bucket more than there are ({features.users:,} users, {features.illustrations:,} "
+                            f"illustrations, {features.tags:,} tags)",
+                            "enlarge ranker.user_fields, item_fields or tag_buckets, or leave exact out")
+    return shared
 
 
 def _refuse_single_rows(rows_by_rank: list[int], steps: int) -> None:

@@ -64,10 +64,11 @@ class Ranks:
         """
         return optimizer
 
-    def average_gradients(self, module: nn.Module) -> None:
-        """Gives every rank the mean of the gradients, for a loss that goes backward more than once a step.
+    def average_gradients(self, module: nn.Module, name: str = "") -> None:
+        """Gives every rank the mean of the gradients: the dense ones as one message, of each sparse one its rows.
 
-        `distribute` cannot follow such a loss; do not use both.
+        Call it after the last `backward` and before the step; `distribute` does the same within `step`, do not use both.
+        Every rank must have gradients of the same weights. `name` as for `distribute`.
         """
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
@@ -116,10 +117,19 @@ class HorovodRanks(Ranks):
                                                                              backward_passes_per_step=passes)
         return distributed
 
-    def average_gradients(self, module: nn.Module) -> None:
-        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        for own, mean in zip(gradients, _horovod().grouped_allreduce(gradients, name="gradients"), strict=True):
-            own.copy_(mean)
+    def average_gradients(self, module: nn.Module, name: str = "") -> None:
+        own = [(key, weight, weight.grad) for key, weight in module.named_parameters() if weight.grad is not None]
+        sent = [(weight, _send_rows(gradient, f"{name}.{key}")) for key, weight, gradient in own if gradient.is_sparse]
+        dense = [(weight, gradient) for _, weight, gradient in own if not gradient.is_sparse]
+        if dense:
+            flat = torch.cat([gradient.flatten() for _, gradient in dense])
+            _horovod().allreduce_(flat, name=f"{name}.gradients")
+            means = torch.split(flat, [weight.numel() for weight, _ in dense])
+            for (weight, _), mean in zip(dense, means, strict=True):
+                weight.grad = mean.view_as(weight)
+        for weight, waiting in sent:
+            index_X, value_XE = map(_horovod().synchronize, waiting)
+            weight.grad = torch.sparse_coo_tensor(index_X[None], value_XE / self.count, weight.shape, check_invariants=False)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         keys = sorted(values)
@@ -231,6 +241,13 @@ def _horovod() -> Any:
     import horovod.torch
 
     return horovod.torch
+
+
+def _send_rows(gradient: Tensor, name: str) -> tuple[int, int]:
+    """Starts gathering a sparse gradient's rows and their numbers from all ranks; -> what to wait for."""
+    own = gradient.coalesce()  # each row once, so that no byte is sent twice
+    return (_horovod().allgather_async(own.indices()[0], name=f"{name}.rows"),
+            _horovod().allgather_async(own.values(), name=f"{name}.values"))
 
 
 def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int, device: str, terminal: Address

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from torch.nn import functional as F
 
 from umair.errors import ContractError
 from umair.model.batch import Batch
-from umair.model.ranker import Ranker, RankerConfig
+from umair.model.ranker import Ranker, RankerConfig, Scores
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
 from umair.training.ranks import Ranks
+from umair.training.row_adam import RowAdam, clip_gradients, gradient_bytes, make_tables_sparse
+from umair.training.shares import step_sizes
 
 
 @dataclass
@@ -28,9 +32,12 @@ class Trainee:
     name: str
     config: RankerConfig
     ranker: Ranker
-    optimizer: torch.optim.Optimizer
+    optimizer: RowAdam
+    ranks: Ranks
+    settings: Any  # TrainingConfig
     recent: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0  # spent in steps
+    sent: int = 0  # bytes of gradients that each rank sent in the last step
 
     @classmethod
     def fresh(cls, name: str, config: RankerConfig, features: Features, ranks: Ranks, settings: Any) -> Trainee:
@@ -42,8 +49,16 @@ class Trainee:
             ranker.set_vector_scale(modality, mean_D, scale_D)
             ranker.set_axes(modality, mean_D, torch.from_numpy(np.array(features.axes(modality))))
         ranker.to(ranks.device)
-        adam = torch.optim.Adam(ranker.parameters(), lr=settings.learning_rate, fused=True)
-        return cls(name, config, ranker, ranks.distribute(adam, ranker, name))
+        if settings.sparse_from is not None:
+            make_tables_sparse(ranker, settings.sparse_from)
+        return cls(name, config, ranker, RowAdam(ranker.parameters(), settings.learning_rate), ranks, settings)
+
+    @cached_property
+    def run(self) -> Callable[[Batch], Scores]:
+        """The ranker itself, or compiled; both have the same weights."""
+        if self.settings.compiled:
+            return torch.compile(self.ranker, dynamic=True)  # batches mention ever other numbers of illustrations
+        return self.ranker
 
     def step(self, batch: Batch, seed: int, share: float = 1.0, rate: float | None = None) -> None:
         """One step on this rank's batch: binary cross-entropy of the logits, and the ranker's penalty if it has one,
@@ -57,12 +72,32 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] if rate is None else rate
         self.optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(self.ranker(batch).logit_B, batch.label_B)
-        penalty = self.ranker.penalty()
-        (share * loss if penalty is None else share * loss + penalty).backward()  # type: ignore[no-untyped-call]
+        self.recent.append(self._backward(batch, share))
+        if self.ranks.count > 1:
+            self.sent = self.sent or gradient_bytes(self.ranker)
+            self.ranks.average_gradients(self.ranker, self.name)
+        if self.settings.clip_norm is not None:
+            clip_gradients(self.ranker, self.settings.clip_norm)
         self.optimizer.step()
-        self.recent.append(loss.detach())
         self.seconds += time.perf_counter() - started
+
+    def _backward(self, batch: Batch, share: float) -> Tensor:
+        """Adds up the gradients of the batch's parts; -> the mean loss of its rows."""
+        count = len(batch)
+        parts = step_sizes(count, min(self.settings.accumulate, count // 2))
+        losses, start = [], 0
+        for size in parts:
+            part = batch.rows(slice(start, start + size)) if len(parts) > 1 else batch
+            with torch.autocast(batch.label_B.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                logit_B = self.run(part).logit_B
+            loss = F.binary_cross_entropy_with_logits(logit_B.float(), part.label_B) * (size / count)
+            loss_and_penalty = share * loss
+            if (penalty := self.ranker.penalty()) is not None:
+                loss_and_penalty = loss_and_penalty + penalty / len(parts)
+            loss_and_penalty.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            start += size
+        return torch.stack(losses).sum()
 
     def take_loss(self, step: int, kept: str) -> float:
         """The mean loss of this rank's recent steps, of which `step` is the last; forgets them.

@@ -70,7 +70,7 @@ def build_windows(events: DataFrame, illustrations: DataFrame, config: WindowsCo
 
     events: schema.EVENTS. illustrations: illust_index, tag_indices, created_at of schema.ILLUSTRATIONS. The result is
     the same whatever the input's partitions, and is cached: clear the cache after the last split is written.
-    Raises ContractError when a split has fewer rows than files.
+    Raises ContractError when a split has fewer rows than files, or labels of one class alone.
     """
     bounds = split_bounds(week, config)
     known = (events.withColumn("at_us", F.unix_micros("at")).drop("at")
@@ -135,13 +135,20 @@ def _promise(rows: DataFrame) -> DataFrame:
 
 
 def _require_rows(rows: DataFrame, events: DataFrame, config: WindowsConfig, bounds: Bounds) -> None:
-    counts = {row["split"]: row["count"] for row in rows.groupBy("split").count().collect()}
+    found = rows.groupBy("split").agg(F.count("*").alias("rows"), F.sum("label").alias("bookmarks")).collect()
+    counts = {row["split"]: (row["rows"], row["bookmarks"]) for row in found}
     for split, (start, end) in bounds.items():
-        if counts.get(split, 0) < config.files:
+        count, bookmarks = counts.get(split, (0, 0))
+        where = f"window_{split}, {start:%Y-%m-%d} to {end:%Y-%m-%d}"
+        if count < config.files:
             raise ContractError(
-                f"window_{split}, {start:%Y-%m-%d} to {end:%Y-%m-%d}", f"{counts.get(split, 0)} rows ({_span(events)})",
-                f"at least one row for each of the {config.files} files",
+                where, f"{count} rows ({_span(events)})", f"at least one row for each of the {config.files} files",
                 f"choose another --week, make windows.{split}_days longer, or windows.files smaller")
+        if bookmarks in (0, count):
+            raise ContractError(
+                where, f"{count} rows, {bookmarks} of them bookmarks", "bookmarks and views without one: of one kind "
+                "nothing can be learnt or measured",
+                f"choose another --week, make windows.{split}_days longer, or look for events that were not exported")
 
 
 def _span(events: DataFrame) -> str:

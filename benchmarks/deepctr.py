@@ -1,0 +1,92 @@
+"""Our DCN-V2 against the DCNMix of deepctr-torch, which is installed apart and for this alone: rows a second of one step.
+
+The same 23 fields with the paper's tables, the same widths, dropout and batch norm, Adam; one thread; batches held in memory.
+Theirs steps as its `fit` does (loss summed, its value read at every step), without progress bar and metrics.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from umair.model.batch import ITEM_TAGS, USER_TAGS, Batch
+from umair.model.ranker import RankerConfig
+from umair.training.checkpoint import build_ranker
+from umair.training.loop import MAIN, TrainingConfig
+from umair.training.ranks import Ranks
+from umair.training.row_adam import RowAdam, make_tables_sparse
+from umair.training.trainee import Trainee
+
+CONFIG = RankerConfig(form="dcn_v2")  # fields, tables and widths of the paper
+WIDTHS = {"semantic": 8, "style": 8, "text": 8}  # of vectors that neither of them reads
+BATCHES = (128, 1_024, 4_096)
+LARGE_TABLE = 10_000  # rows; such tables get sparse gradients
+Step = Callable[[], None]
+
+
+def compare(folder: Path, rate: Callable[[Step, int], int]) -> dict[str, Any]:
+    """`folder`: where deepctr-torch was installed; `rate(step, rows)`: rows a second. -> by batch: ours (every gradient dense, as theirs), ours with sparse
+    gradients of the large tables, theirs, and our speed over theirs."""
+    sys.path.insert(0, str(folder))
+    found = {}
+    for rows in BATCHES:
+        batch = _batch(rows)
+        rates = {"dense": rate(_our_step(batch, None), rows), "sparse": rate(_our_step(batch, LARGE_TABLE), rows),
+                 "deepctr": rate(_their_step(batch), rows)}
+        found[str(rows)] = {**rates, "dense_over_deepctr": round(rates["dense"] / rates["deepctr"], 2),
+                            "sparse_over_deepctr": round(rates["sparse"] / rates["deepctr"], 2)}
+    return found
+
+
+def _our_step(batch: Batch, sparse_from: int | None) -> Step:
+    torch.manual_seed(0)
+    ranker = build_ranker(CONFIG, WIDTHS)
+    if sparse_from is not None:
+        make_tables_sparse(ranker, sparse_from)
+    trainee = Trainee(MAIN, CONFIG, ranker, RowAdam(ranker.parameters(), 1e-3), Ranks(), TrainingConfig(ranks=1))
+    return lambda: trainee.step(batch, 0)
+
+
+def _their_step(batch: Batch) -> Step:
+    from deepctr_torch.inputs import SparseFeat
+    from deepctr_torch.models import DCNMix
+
+    width, sizes = CONFIG.embedding_width, {**CONFIG.user_fields, **CONFIG.item_fields}
+    columns = [SparseFeat(name, size, embedding_dim=width) for name, size in sizes.items()]
+    columns += [SparseFeat(f"tag_{place}", CONFIG.tag_buckets, embedding_dim=width, embedding_name="tags")
+                for place in range(USER_TAGS + ITEM_TAGS)]
+    model = DCNMix(columns, columns, cross_num=CONFIG.cross_layers, dnn_hidden_units=CONFIG.deep, dnn_dropout=CONFIG.deep_dropout, dnn_use_bn=True,
+                   low_rank=CONFIG.cross_rank, num_experts=CONFIG.cross_experts, l2_reg_linear=0, l2_reg_embedding=0, l2_reg_cross=0)
+    model.compile("adam", "binary_crossentropy")
+    model.train()
+    x_BF = torch.cat([batch.user_fields_BF, batch.item_fields_BF, batch.user_tags_BT, batch.item_tags_BT], 1).float()
+
+    def step() -> None:
+        predicted_B = model(x_BF).squeeze(-1)
+        model.optim.zero_grad()
+        loss = model.loss_func(predicted_B, batch.label_B, reduction="sum") + model.get_regularization_loss() + model.aux_loss
+        loss.item()
+        loss.backward()
+        model.optim.step()
+
+    return step
+
+
+def _batch(rows: int) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+
+    def below(sizes: list[int]) -> torch.Tensor:
+        return torch.stack([torch.randint(size, (rows,), generator=draw) for size in sizes], 1)
+
+    nothing_BD = torch.zeros(rows, 8)
+    return Batch(
+        user_fields_BF=below(list(CONFIG.user_fields.values())), item_fields_BF=below(list(CONFIG.item_fields.values())),
+        user_tags_BT=below([CONFIG.tag_buckets] * USER_TAGS), item_tags_BT=below([CONFIG.tag_buckets] * ITEM_TAGS),
+        long_interest_BD=nothing_BD, short_interest_BD=nothing_BD, counters_BC=torch.zeros(rows, 6),
+        vectors_BD={name: nothing_BD for name in WIDTHS}, compact_UC={}, known_U={}, item_fields_UF=torch.zeros(0, 9).long(),
+        item_tags_UT=torch.zeros(0, 4).long(), item_B=torch.zeros(rows).long(), bookmarked_BH=torch.zeros(rows, 0).long(),
+        passed_BH=torch.zeros(rows, 0).long(), label_B=torch.randint(2, (rows,), generator=draw).float())

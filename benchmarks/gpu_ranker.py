@@ -1,0 +1,150 @@
+"""Rows a second through one training step of the ranker on one device: benchmarks/results/gpu_ranker.json.
+
+    python benchmarks/gpu_ranker.py [--device cuda] [--batches 128 1024 8192 65536] [--seconds 2]
+
+Needs torch, pydantic and PyYAML alone, so that it runs on any GPU machine from a checkout. The tables have the paper's sizes,
+vectors are those of conf/cluster.yaml's encoders, histories 200 long; batches are drawn and lie on the device, so that
+neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it; `compiled`
+by torch.compile; `graph` the eager step captured as one CUDA graph (the forms of a GPU alone).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch  # noqa: E402  the checkout's, which need not be installed
+from umair.model.compact import compact_width  # noqa: E402
+from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
+
+RESULTS = ROOT / "benchmarks/results/gpu_ranker.json"
+WIDTHS = {"semantic": 2_048, "style": 256, "text": 512}
+HISTORY, CATALOGUE, EPOCH = 200, 100_000, 24_200_000  # the paper's rows of a training set
+WARM_UP, REPEATS = 3, 5
+Step = Callable[[], None]
+
+
+def main() -> None:
+    given = _arguments()
+    device = torch.device(given.device)
+    forms = ("eager", "compiled", *(("graph",) if device.type == "cuda" else ()))
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/gpu_ranker.py --device {given.device} --batches {' '.join(map(str, given.batches))}",
+        "date": time.strftime("%Y-%m-%d"), "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "cores": os.cpu_count(), "torch": torch.__version__, "cases": []}
+    for batch in given.batches:
+        for form in forms:
+            for precision in ("float32", "bfloat16"):
+                rate = _rate(form, precision, batch, given.seconds, device)
+                line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(rate),
+                        "seconds_for_24.2M_rows": round(EPOCH / rate, 1)}
+                print(json.dumps(line), file=sys.stderr, flush=True)
+                result["cases"].append(line)
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    fastest = max(result["cases"], key=lambda line: line["rows_per_second"])
+    print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": fastest}))
+
+
+def _rate(form: str, precision: str, rows: int, seconds: float, device: torch.device) -> float:
+    """The median over REPEATS of rows a second; compiling, capturing and warming up are not timed."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
+    ranker = UmairRanker(config, WIDTHS).to(device).train()
+    optimizer = torch.optim.Adam(ranker.parameters(), fused=True, capturable=device.type == "cuda")
+    step = _step(ranker, optimizer, _batch(config, rows, device), form, precision)
+    for _ in range(WARM_UP):
+        step()
+    count = max(1, round(seconds / REPEATS / _timed(step, 1, device)))
+    return rows * count / statistics.median(_timed(step, count, device) for _ in range(REPEATS))
+
+
+def _step(ranker: UmairRanker, optimizer: torch.optim.Optimizer, batch: Batch, form: str, precision: str) -> Step:
+    def loss_of() -> torch.Tensor:
+        with torch.autocast(batch.label_B.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logit_B = ranker(batch).logit_B
+        return F.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
+
+    run = torch.compile(loss_of) if form == "compiled" else loss_of
+
+    def step() -> None:
+        optimizer.zero_grad()
+        run().backward()
+        optimizer.step()
+
+    return _captured(step) if form == "graph" else step
+
+
+def _captured(step: Step) -> Step:
+    """The step as one CUDA graph, which replays on the same tensors."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _batch(config: RankerConfig, rows: int, device: torch.device) -> Batch:
+    """Rows whose histories mention as many of CATALOGUE illustrations as chance wants."""
+    draw = torch.Generator().manual_seed(0)
+    count = min(CATALOGUE, rows * HISTORY)
+
+    def below(size: int, *shape: int) -> torch.Tensor:
+        return torch.randint(size, shape, generator=draw)
+
+    def fields(sizes: dict[str, int], number: int) -> torch.Tensor:
+        return torch.stack([below(size, number) for size in sizes.values()], 1)
+
+    return Batch(
+        user_fields_BF=fields(config.user_fields, rows), user_tags_BT=below(config.tag_buckets, rows, USER_TAGS),
+        item_fields_BF=fields(config.item_fields, rows), item_tags_BT=below(config.tag_buckets, rows, ITEM_TAGS),
+        long_interest_BD=torch.randn(rows, WIDTHS["text"], generator=draw),
+        short_interest_BD=torch.randn(rows, WIDTHS["text"], generator=draw),
+        counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
+        vectors_BD={name: torch.randn(rows, width, generator=draw) for name, width in WIDTHS.items()},
+        compact_UC={name: torch.randn(count, compact_width(width), generator=draw) for name, width in WIDTHS.items()},
+        known_U={name: torch.rand(count, generator=draw) > 0.05 for name in WIDTHS},
+        item_fields_UF=fields(config.item_fields, count), item_tags_UT=below(config.tag_buckets, count, ITEM_TAGS),
+        item_B=below(count, rows), bookmarked_BH=below(count, rows, HISTORY), passed_BH=below(count, rows, HISTORY),
+        label_B=below(2, rows).float()).to(device)
+
+
+def _timed(step: Step, count: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1_024, 8_192, 65_536])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

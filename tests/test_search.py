@@ -1,0 +1,101 @@
+"""Hyper-parameter search: what is tried, by what it is judged, and that a kill costs no finished trial."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_experiments import SMALL
+
+from umair.config import load_config
+from umair.errors import ConfigError
+from umair.experiments.search import SearchConfig, _open_study, run_search
+from umair.storage import read_facts
+
+SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "ranker.match_width": {"low": 4, "high": 8},
+         "ranker.deep": [[8], [16, 8]]}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    file = folder / "tiny.yaml"
+    values = {"numeric": {**SMALL["numeric"], "rows": 4_000}, "training": SMALL["training"], "ranker": SMALL["ranker"], "space": SPACE}
+    file.write_text(yaml.safe_dump({**values, "trials": 3, **changes}), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    run_search(written(folder), folder / "out", processes=2)
+    return folder / "out" / "tiny"
+
+
+def trained(searched: Path) -> dict[Path, dict]:
+    return {path.parent: read_facts(path.parent) for path in (searched / "rankers").glob("*/facts.json")}
+
+
+def test_the_summary_is_what_the_validation_window_said(searched):
+    summary = json.loads((searched / "summary.json").read_text("utf-8"))
+    losses = sorted(facts["valid"][0]["rankers"]["main"]["log_loss"] for facts in trained(searched).values())
+    assert [trial["log_loss"] for trial in summary["all"]] == pytest.approx(losses, abs=1e-5)
+    assert summary["best"] == summary["all"][0]
+    for trial in summary["all"]:
+        assert trial["values"].keys() == SPACE.keys()
+        assert 1e-4 <= trial["values"]["training.learning_rate"] <= 1e-2
+        assert trial["values"]["ranker.match_width"] in (4, 5, 6, 7, 8)
+        assert trial["values"]["ranker.deep"] in ([8], [16, 8])
+    made = {json.loads((folder / "main" / "config.json").read_text("utf-8"))["ranker"]["match_width"] for folder in trained(searched)}
+    assert made == {trial["values"]["ranker.match_width"] for trial in summary["all"]}
+
+
+def test_a_larger_search_goes_on_and_never_opens_the_test_window(searched, tmp_path):
+    before = trained(searched)
+    copy = tmp_path / "out" / "tiny"
+    shutil.copytree(searched, copy)
+    tests = list(copy.glob("world/window_test/*"))
+    assert tests
+    for file in tests:
+        file.write_bytes(b"nobody reads this")
+    summary = run_search(written(tmp_path, trials=5), tmp_path / "out", processes=1)
+    assert summary["trials"] == 5
+    assert {folder.name for folder in before} < {folder.name for folder in trained(copy)}
+    assert len(trained(copy)) == 5
+    same = run_search(written(tmp_path, trials=5), tmp_path / "out", processes=1)
+    assert same == summary
+
+
+def test_a_trial_that_a_kill_left_is_made_with_the_same_values(searched, tmp_path):
+    copy = tmp_path / "out" / "tiny"
+    shutil.copytree(searched, copy)
+    config = load_config(written(tmp_path, trials=4), [], SearchConfig)
+    left = _open_study(config, copy).ask()  # and then the process dies
+    drawn = left.suggest_float("training.learning_rate", 1e-4, 1e-2, log=True)
+    left.suggest_int("ranker.match_width", 4, 8)
+    left.suggest_int("ranker.deep", 0, 1)
+    summary = run_search(written(tmp_path, trials=4), tmp_path / "out", processes=1)
+    assert drawn in [trial["values"]["training.learning_rate"] for trial in summary["all"]]
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"numeric": None}, "rows from `numeric` or from `week`"),
+    ({"space": {"raw.folder": ["a"]}}, "space: 'raw.folder'; a key is training.NAME or ranker.NAME"),
+    ({"space": {"ranker.match_width": []}}, "space: 'ranker.match_width' has nothing to try"),
+    ({"space": {"ranker.match_wide": [8]}}, "match_wide"),
+    ({"space": {"ranker.match_width": [-3]}}, "greater than 1"),
+    ({"space": {"ranker.id_dropout": {"low": 0.5, "high": 0.5}}}, "low < high"),
+    ({"space": {"ranker.match_shrink": {"low": 0, "high": 1, "log": True}}}, "above 0 for log"),
+    ({"training": {"ranks": 2}}, "each trial is one process"),
+])
+def test_what_makes_no_sense_is_refused_before_anything_is_drawn(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        load_config(written(tmp_path, **changes), [], SearchConfig)
+
+
+def test_without_optuna_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"umair search: found no optuna; .*pip install 'umair\[search\]'"):
+        run_search(written(tmp_path), tmp_path / "out", processes=1)
