@@ -53,7 +53,9 @@ bench-embed: $(VENV)/.ready ## benchmarks/results/embed.json: Spark against a ba
 	@$(JAVA) && $(RUN) python benchmarks/embed.py $(if $(wildcard $(DATA)/movies.csv),--movies $(DATA)/movies.csv)
 
 bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and held, scored, on one rank and on two
-	@$(JAVA) && $(RUN) python benchmarks/train.py
+	@test -d runs/deepctr/deepctr_torch || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target runs/deepctr \
+	    deepctr-torch==0.3.0 requests urllib3 charset-normalizer certifi || echo "no deepctr-torch to be had: the comparison with it is left out" >&2
+	@$(JAVA) && $(RUN) python benchmarks/train.py $$(test -d runs/deepctr/deepctr_torch && echo --deepctr runs/deepctr)
 
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)

@@ -1,15 +1,19 @@
 """How fast rankers train and score, all compared within one run: benchmarks/results/train.json (make bench-train).
 
-    python benchmarks/train.py [--rows 200000] [--steps 16]
+    python benchmarks/train.py [--rows 200000] [--steps 16] [--deepctr FOLDER]
 
-Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads Parquet through Petastorm, looks
-everything up and steps, as training does; "held" makes the same step on batches that are held in memory.
+Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads half of the training files through
+Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
+step on batches that are held in memory. Ranks have a core
+each, for all their threads, so that two have twice the machine of one; "unbound": all cores for all. FOLDER: where
+`pip install --target FOLDER --no-deps deepctr-torch` put that package, for the comparison with its DCNMix.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -31,6 +35,7 @@ from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
 from umair.training.loop import MAIN, TrainingConfig, train_rankers
 from umair.training.ranks import Ranks, run_ranks
+from umair.training.shares import plan_epoch
 from umair.training.trainee import Trainee
 
 RESULTS = ROOT / "benchmarks/results/train.json"
@@ -51,6 +56,11 @@ def main() -> None:
         result = {**provenance(f"python benchmarks/train.py --rows {given.rows} --steps {given.steps}"), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
                   "ranks": _ranks(config.ranker, inputs, folder)}
+        if given.deepctr:
+            from deepctr import compare
+
+            count = given.steps
+            result["dcn_v2"] = compare(given.deepctr, lambda step, rows: _rate(lambda: [step() for _ in range(count)], count * rows))
     finally:
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -63,37 +73,35 @@ def _steps(config: ExperimentConfig, inputs: TrainingInputs, world: Path, steps:
     features, found = Features.open(world / "features" / inputs.source.key), {}
     for name in FORMS:
         for batch in BATCHES:
-            count = max(4, min(steps, sum(inputs.rows_by_file["train"].values()) // batch - 2))
-            found[f"{name}, batch {batch}"] = _of_form(config.rankers[name], features, inputs, batch, count)
+            found[f"{name}, batch {batch}"] = _of_form(config.rankers[name], features, inputs, batch, steps)
     return found
 
 
 def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, batch: int, count: int) -> dict[str, Any]:
     trainee = Trainee.fresh(MAIN, ranker, features, Ranks(), TrainingConfig(batch=batch, ranks=1))
     feed = Feed(features, {MAIN: trainee.ranker}, "cpu")
-    order, sizes = {"order": (0, 0, 0), "pool": 65_536}, [batch] * (count + 1)
-    held = [each[MAIN] for each, _ in zip(feed.batches(inputs.rows_by_file["train"], sizes, **order), range(3), strict=False)]
+    plan = plan_epoch(_half(inputs.rows_by_file["train"]), 1, 0, batch)
+    order = {"order": (0, 0, 0), "pool": trainee.settings.shuffle_pool}
+    held = [each[MAIN] for each, _ in zip(feed.batches(plan.rows_by_file, plan.sizes, **order), range(3), strict=False)]
     trainee.step(held[0], 0)
 
     def fed() -> None:
-        for number, each in enumerate(feed.batches(inputs.rows_by_file["train"], sizes, **order)):
-            if number == 0:
-                moments.append(time.perf_counter())  # the first batch fills the shuffle pool
+        for number, each in enumerate(feed.batches(plan.rows_by_file, plan.sizes, **order)):
             trainee.step(each[MAIN], number)
-            if number == count:
-                moments.append(time.perf_counter())  # what follows reads the rest of the files, to count their rows
 
-    moments: list[float] = []
-    rates = {"held": _rate(lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch),
-             "scored": _rate(lambda: [trainee.score(held[number % 3]) for number in range(count)], count * batch)}
-    fed()
-    rates["fed"] = round((count + 1) * batch / (moments[1] - moments[0]))
+    rates = {"held": _rate(lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * len(held[0])),
+             "scored": _rate(lambda: [trainee.score(held[number % 3]) for number in range(count)], count * len(held[0])),
+             "fed": _rate(fed, plan.rows, repeats=1)}
     return {**rates, "fed_over_held": round(rates["fed"] / rates["held"], 3)}
 
 
-def _rate(work: Callable[[], Any], rows: int) -> int:
+def _half(rows_by_file: dict[str, int]) -> dict[str, int]:
+    return {file: rows_by_file[file] for file in sorted(rows_by_file)[::2]}
+
+
+def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
@@ -101,19 +109,35 @@ def _rate(work: Callable[[], Any], rows: int) -> int:
 
 
 def _ranks(ranker: RankerConfig, inputs: TrainingInputs, folder: Path) -> dict[str, Any]:
-    """Rows a second of one epoch on one Horovod rank and on two, one thread each, the same global batch."""
+    """Rows a second of one epoch on one Horovod rank and on two, one thread of torch each, the same global batch."""
     spark = start_spark({"spark.master": "local[2]", "spark.ui.enabled": "false"})
     try:
-        rates = {}
-        for count in (1, 2):
-            arguments = {"ranker": ranker, "config": TrainingConfig(batch=1_024, ranks=count), "inputs": inputs,
-                         "root": str(folder / "world"), "folder": str(folder / f"ranks-{count}")}
-            facts = run_ranks(spark, train_rankers, arguments, count)[0]
-            rates[str(count)] = facts["rows"] / (facts["seconds"] - facts["phases"]["validate"])
-        return {"rows_per_second": {count: round(rate) for count, rate in rates.items()},
-                "two_over_one": round(rates["2"] / rates["1"], 3)}
+        found = {}
+        for batch, bound in ((1_024, True), (4_096, True), (1_024, False)):
+            facts = {count: _epoch(spark, ranker, inputs, folder, TrainingConfig(batch=batch, ranks=count), bound) for count in (1, 2)}
+            rates = {count: each["rows"] / (each["seconds"] - each["phases"]["validate"]) for count, each in facts.items()}
+            found[f"batch {batch}{'' if bound else ', unbound'}"] = {
+                "rows_per_second": {str(count): round(rate) for count, rate in rates.items()},
+                "bytes_sent_per_step": facts[2]["bytes_sent_per_step"], "two_over_one": round(rates[2] / rates[1], 3)}
+        return found
     finally:
         spark.stop()
+
+
+def _epoch(spark: Any, ranker: RankerConfig, inputs: TrainingInputs, folder: Path, config: TrainingConfig, bound: bool
+           ) -> dict[str, Any]:
+    made = folder / f"ranks-{config.ranks}-{config.batch}-{bound}"
+    arguments = {"bound": bound, "ranker": ranker, "config": config, "inputs": inputs, "root": str(folder / "world"),
+                 "folder": str(made)}
+    facts: dict[str, Any] = run_ranks(spark, _train, arguments, config.ranks)[0]
+    return facts
+
+
+def _train(ranks: Ranks, *, bound: bool, **arguments: Any) -> dict[str, Any]:
+    if bound:
+        for thread in os.listdir("/proc/self/task"):  # Horovod's too, which is there already; later ones inherit it
+            os.sched_setaffinity(int(thread), {ranks.index})
+    return train_rankers(ranks, **arguments)
 
 
 def _headline(result: dict[str, Any]) -> dict[str, Any]:
@@ -121,13 +145,16 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     return {"fed_over_held": {name: each["fed_over_held"] for name, each in steps.items() if name.startswith(DEFAULT)},
             "default_over_paper": {str(batch): round(steps[f"{DEFAULT}, batch {batch}"]["fed"] / steps[f"paper, batch {batch}"]["fed"], 3)
                                    for batch in BATCHES},
-            "two_ranks_over_one": result["ranks"]["two_over_one"]}
+            "two_ranks_over_one": {name: each["two_over_one"] for name, each in result["ranks"].items()},
+            **({"dcn_v2_over_deepctr": {batch: each["ours_over_theirs"] for batch, each in result["dcn_v2"].items()}}
+               if "dcn_v2" in result else {})}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--deepctr", type=Path, help="folder with deepctr-torch, which nothing else here needs")
     return parser.parse_args()
 
 

@@ -17,6 +17,7 @@ def build_windows(job: Job) -> dict[str, Any]:
     with job.phase("build"):
         windows = build.build_windows(job.read("events"), job.read("illustrations"), config, job.week)
         facts = build.describe_windows(windows)
+        build.require_both_classes(facts)
     outputs: dict[str, Any] = {"versions": {}}
     for split, rows in windows.items():
         start, end = bounds[split]

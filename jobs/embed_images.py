@@ -20,7 +20,7 @@ def embed_images(job: Job) -> dict[str, Any]:
     require_finished(job, "ingest_tables", "pretrain_image_encoder")
     folder, config = job.model_folder("pretrain_image_encoder"), job.config.embed_images
     root = require_root(job.config.raw.image_root)
-    encoder = read_facts(folder)["fingerprint"]
+    encoder = config.named(read_facts(folder))["fingerprint"]
     illustrations = job.read(ILLUSTRATIONS.name)
     vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)
     todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)

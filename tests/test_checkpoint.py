@@ -80,6 +80,8 @@ def test_the_newest_two_are_kept_and_half_written_or_foreign_ones_do_not_count(t
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["step-00000002", "step-00000003"]
     (tmp_path / "key" / "step-00000009").mkdir()  # no facts.json: the writer died
     assert checkpoints.load({"line": part}) == (Position(0, 3), {})
+    checkpoints.save(2, Position(1, 1), {}, {"line": part})  # of ranks whose epochs have fewer steps
+    assert checkpoints.load({"line": part}) == (Position(1, 1), {})
     other = Checkpoints(tmp_path, "other")
     assert other.load({"line": part}) is None
     other.save(1, Position(0, 1), {}, {"line": part})  # the tables have changed since, say

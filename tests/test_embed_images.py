@@ -39,7 +39,7 @@ from umair.model.image_encoder import (
 )
 from umair.picture import PictureLimits, decode_picture
 from umair.schema import IMAGE_REJECTS, IMAGE_VECTORS
-from umair.storage import Store, write_folder
+from umair.storage import Store, read_facts, write_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -100,6 +100,7 @@ class Site:
 
     def embed(self, config: EmbedImagesConfig = CONFIG, only: tuple[str, ...] = (IMAGE_REJECTS, IMAGE_VECTORS.name), *,
               absent: bool = True) -> dict[str, Any]:
+        self.encoder = config.named(read_facts(self.encoder_folder))["fingerprint"]
         vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
         gone = None if vectors is None else withdrawn_pictures(self.illustrations, vectors, absent=absent)
         run = EmbeddingRun(self.encoder_folder, str(self.images), config, self.store.unfinished("embed_images"))
@@ -461,6 +462,16 @@ def test_how_a_picture_is_embedded_hardly_changes_its_vectors(site: Site, change
         assert (cosine > 1 - near).all()
         away_55 = np.linalg.norm(found[:, None] - values.numpy()[None], axis=2)  # each nearest to its own, by far
         assert (3 * away_55.diagonal() < (away_55 + np.diag([np.inf] * 5)).min(1)).all()
+
+
+def test_another_precision_is_another_encoder(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    site.embed()
+    assert site.embed(CONFIG.model_copy(update={"precision": "bfloat16"}))["rows"]["new"] == 1
+    assert site.embed(CONFIG.model_copy(update={"precision": "bfloat16"}))["rows"]["new"] == 0
+    assert site.embed()["rows"]["new"] == 0
+    named = {row["encoder"] for row in site.read(IMAGE_VECTORS.name).collect()}
+    assert named == {site.encoder, f"{site.encoder}-bfloat16"}
 
 
 # ---------------------------------------------------------------- a new encoder beside the old one

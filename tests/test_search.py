@@ -12,7 +12,9 @@ import yaml
 from test_experiments import SMALL
 
 from umair.config import load_config
-from umair.errors import ConfigError
+from umair.errors import ConfigError, ContractError, StorageError
+from umair.experiments.data import open_training
+from umair.experiments.run import alone
 from umair.experiments.search import SearchConfig, _open_study, run_search
 from umair.storage import read_facts
 
@@ -63,7 +65,9 @@ def test_a_larger_search_goes_on_and_never_opens_the_test_window(searched, tmp_p
     summary = run_search(written(tmp_path, trials=5), tmp_path / "out", processes=1)
     assert summary["trials"] == 5
     assert {folder.name for folder in before} < {folder.name for folder in trained(copy)}
-    assert len(trained(copy)) == 5
+    assert len({json.dumps(trial["values"]) for trial in summary["all"]}) == 5  # what is new, not what was drawn before
+    best_before = json.loads((searched / "summary.json").read_text("utf-8"))["all"]
+    assert all(trial in summary["all"] for trial in best_before)
     same = run_search(written(tmp_path, trials=5), tmp_path / "out", processes=1)
     assert same == summary
 
@@ -72,7 +76,8 @@ def test_a_trial_that_a_kill_left_is_made_with_the_same_values(searched, tmp_pat
     copy = tmp_path / "out" / "tiny"
     shutil.copytree(searched, copy)
     config = load_config(written(tmp_path, trials=4), [], SearchConfig)
-    left = _open_study(config, copy).ask()  # and then the process dies
+    inputs, _ = open_training(config.numeric, config.week, copy)
+    left = _open_study(config, config.key(inputs), copy).ask()  # and then the process dies
     drawn = left.suggest_float("training.learning_rate", 1e-4, 1e-2, log=True)
     left.suggest_int("ranker.match_width", 4, 8)
     left.suggest_int("ranker.deep", 0, 1)
@@ -88,6 +93,9 @@ def test_a_trial_that_a_kill_left_is_made_with_the_same_values(searched, tmp_pat
     ({"space": {"ranker.match_width": [-3]}}, "greater than 1"),
     ({"space": {"ranker.id_dropout": {"low": 0.5, "high": 0.5}}}, "low < high"),
     ({"space": {"ranker.match_shrink": {"low": 0, "high": 1, "log": True}}}, "above 0 for log"),
+    ({"space": {"ranker.match_width": [8, -3]}}, "greater than 1"),
+    ({"space": {"ranker.deep_dropout": {"low": 0, "high": 2.5}}}, "less than 1"),
+    ({"space": {"training.ranks": [1, 2]}}, "each trial is one process"),
     ({"training": {"ranks": 2}}, "each trial is one process"),
 ])
 def test_what_makes_no_sense_is_refused_before_anything_is_drawn(tmp_path, changes, text):
@@ -99,3 +107,23 @@ def test_without_optuna_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"umair search: found no optuna; .*pip install 'umair\[search\]'"):
         run_search(written(tmp_path), tmp_path / "out", processes=1)
+
+
+def test_a_trial_that_diverges_counts_as_tried_and_the_search_goes_on(tmp_path, caplog):
+    caplog.set_level("INFO", logger="umair")
+    space = {"training.learning_rate": [1e38, 1e-3]}
+    summary = run_search(written(tmp_path, space=space, trials=4), tmp_path / "out", processes=2)
+    assert (summary["failed"] > 0, summary["trials"] > 0, summary["failed"] + summary["trials"]) == (True, True, 4)
+    assert summary["best"]["values"] == {"training.learning_rate": 1e-3}
+    assert "trials, none: ranker 'main', step" in caplog.text
+    with pytest.raises(ContractError, match=r"2 trials, none of which came to its end; .*narrow the space; the first said: ranker 'main'"):
+        run_search(written(tmp_path, space={"training.learning_rate": [1e38]}, trials=2), tmp_path / "out", processes=2)
+
+
+def test_nothing_is_something_to_try(tmp_path):
+    load_config(written(tmp_path, space={"training.patience": [None, 2]}), [], SearchConfig)
+
+
+def test_two_searches_do_not_train_in_one_folder(searched):
+    with alone(searched), pytest.raises(StorageError, match="another process that runs this experiment or search"):
+        run_search(written(searched.parents[1]), searched.parent, processes=1)

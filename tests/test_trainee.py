@@ -30,7 +30,7 @@ def trainee(ranks: Ranks | None = None, *, ranker: dict | None = None, **setting
         place.norm.momentum = 0.0  # tastes follow the running statistics, which every part of a batch would move
     if training.sparse_from is not None:
         make_tables_sparse(fresh, training.sparse_from)
-    return Trainee("main", config, fresh, RowAdam(fresh.parameters(), 0.01), ranks or Ranks(), training)
+    return Trainee("main", config, fresh, RowAdam(fresh, 0.01), ranks or Ranks(), training)
 
 
 def weights(of: Trainee) -> torch.Tensor:
@@ -106,7 +106,7 @@ def both(table: torch.nn.Embedding) -> tuple[torch.nn.Embedding, torch.nn.Embedd
 
 def test_a_table_of_which_every_step_reads_every_row_learns_as_by_adam() -> None:
     dense, sparse = both(torch.nn.Embedding(4, 3))
-    optimizers = torch.optim.Adam(dense.parameters(), 0.1, fused=True), RowAdam(sparse.parameters(), 0.1)
+    optimizers = torch.optim.Adam(dense.parameters(), 0.1, fused=True), RowAdam(sparse, 0.1)
     for step in range(5):
         index = torch.tensor([0, 1, 2, 3, 3, step % 4])
         for table, optimizer in zip((dense, sparse), optimizers, strict=True):
@@ -119,7 +119,7 @@ def test_a_table_of_which_every_step_reads_every_row_learns_as_by_adam() -> None
 
 def test_rows_that_a_step_does_not_read_rest_with_their_moments() -> None:
     _, table = both(torch.nn.Embedding(4, 3))
-    optimizer = RowAdam(table.parameters(), 0.1)
+    optimizer = RowAdam(table, 0.1)
     for row in (0, 1):
         before = table.weight.detach().clone()
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from windows_by_hand import Event, expected_windows
 from umair.errors import ContractError
 from umair.schema import EVENTS, SPLITS, WINDOW
 from umair.weeks import Week
-from umair.windows.build import EARLIEST, WindowsConfig, build_windows, describe_windows, split_bounds
+from umair.windows.build import EARLIEST, WindowsConfig, build_windows, describe_windows, require_both_classes, split_bounds
 from umair.windows.files import deal, one_file_a_partition
 from umair.windows.interactions import label_interactions
 
@@ -208,3 +208,11 @@ def test_too_few_rows_name_the_split_its_dates_and_the_way_out(spark):
 def test_no_events_at_all_is_said(spark):
     with pytest.raises(ContractError, match=r"window_train.*found 0 rows \(there are no events\)"):
         build_windows(*frames(spark, []), SMALL, WEEK)
+
+
+@pytest.mark.parametrize("positives", [0, 7])
+def test_a_window_of_one_class_is_refused(positives):
+    facts = {"train": {"rows": 20, "positives": 8}, "test": {"rows": 7, "positives": positives}}
+    with pytest.raises(ContractError, match=rf"window_test: found 7 rows, {positives} of them bookmarks.*set windows.negatives"):
+        require_both_classes(facts)
+    require_both_classes({"train": facts["train"]})

@@ -48,6 +48,13 @@ class EmbedImagesConfig(Section):
     limits: PictureLimits = PictureLimits()
 
 
+    def named(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """An encoder's facts, its fingerprint with the precision where it is not float32: rounded otherwise, the same
+        weights give vectors that must not stand beside each other."""
+        suffix = "" if self.precision == "float32" else f"-{self.precision}"
+        return {**facts, "fingerprint": f"{facts['fingerprint']}{suffix}"}
+
+
 Vectors = NDArray[np.float32]
 
 

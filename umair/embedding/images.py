@@ -114,8 +114,8 @@ def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
 def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config: EmbedImagesConfig) -> DataFrame:
     """The columns of `image_worker.EMBEDDED` for each row of `pictures_to_embed`; not run yet."""
     partitions = config.partitions or TASKS_A_SLOT * todo.sparkSession.sparkContext.defaultParallelism
-    work = functools.partial(embed_batches, folder=str(folder), fingerprint=read_facts(Path(folder))["fingerprint"],
-                             image_root=image_root, config=config)
+    encoder = config.named(read_facts(Path(folder)))["fingerprint"]
+    work = functools.partial(embed_batches, folder=str(folder), fingerprint=encoder, image_root=image_root, config=config)
     bounded = todo.withColumn("image_content", F.expr(f"substring(image_content, 1, {config.limits.max_bytes + 1})"))
     return bounded.repartition(partitions, "illust_id").mapInArrow(in_worker(work), EMBEDDED)
 
@@ -129,7 +129,7 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     Killed and run again, it takes over the partitions that were finished, but for rejects and pictures that have changed.
     Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
     """
-    encoder = read_facts(Path(run.folder))["fingerprint"]
+    encoder = run.config.named(read_facts(Path(run.folder)))["fingerprint"]
     require_device(todo.sparkSession, run.config.device)
     usable = _left_by_killed_runs(todo, run.unfinished / encoder).persist(StorageLevel.DISK_ONLY)
     try:

@@ -128,8 +128,8 @@ def _week_inputs(job: Any) -> TrainingInputs:
     """Without the test window."""
     from umair.storage import read_facts
 
-    return TrainingInputs.of(job.store, job.versions, read_facts(job.model_folder("pretrain_image_encoder")),
-                             read_facts(job.model_folder("finetune_text_encoder")),
+    image_encoder = job.config.embed_images.named(read_facts(job.model_folder("pretrain_image_encoder")))
+    return TrainingInputs.of(job.store, job.versions, image_encoder, read_facts(job.model_folder("finetune_text_encoder")),
                              titles=job.config.embed_texts.include_titles)
 
 

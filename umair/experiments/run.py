@@ -41,7 +41,7 @@ def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Runs one experiment; `folder`/summary.json gets what `summarise` finds, with the claim. One at a time in a folder."""
     config = load_config(file, [], ExperimentConfig)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
         summary = {"claim": config.claim, "seeds": list(config.seeds), **summarise(data, outcomes)}
@@ -67,12 +67,12 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raises StorageError when another process runs this experiment: two would train in the same folders."""
+def alone(folder: Path) -> Iterator[None]:
+    """Raises StorageError when another process runs the experiment or search in `folder`: two would train in one place."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StorageError(str(folder), "another process that runs this experiment", "one at a time",
+            raise StorageError(str(folder), "another process that runs this experiment or search", "one at a time",
                                "wait for it, or choose another --out") from error
         yield

@@ -10,33 +10,36 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import multiprocessing
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from umair.config import Section, fingerprint, load_config, merge
-from umair.errors import ConfigError
+from umair.errors import ConfigError, ContractError, UmairError
+from umair.evidence import code_digest
 from umair.experiments.config import WeekConfig
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
-from umair.experiments.trial import Trial, train_trial
+from umair.experiments.run import alone
+from umair.experiments.trial import CODE, Trial, train_trial
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_atomically
+from umair.training.inputs import TrainingInputs
 from umair.training.loop import MAIN, TrainingConfig
 
 log = logging.getLogger("umair")
 
 
 class Range(Section):
-    """Numbers from `low` to `high`, both among them; whole ones where both are whole."""
+    """Numbers from `low` to `high`, both among them; whole ones where both are written as such (2, not 2.0)."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False  # drawn by their logarithm
 
     @model_validator(mode="after")
@@ -44,6 +47,10 @@ class Range(Section):
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"a range from {self.low} to {self.high}; low < high, and above 0 for log")
         return self
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 def _kind(value: Any) -> str:
@@ -71,10 +78,10 @@ class SearchConfig(Section):
         for key, values in self.space.items():
             if key.partition(".")[0] not in ("training", "ranker") or "." not in key:
                 raise ValueError(f"space: '{key}'; a key is training.NAME or ranker.NAME")
-            first = values.low if isinstance(values, Range) else values[0] if values else None
-            if first is None:
+            if not values:
                 raise ValueError(f"space: '{key}' has nothing to try")
-            self.settings({key: _whole(values, first)})  # what the schema refuses is said before anything is drawn
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                self.settings({key: value})  # what the schemas refuse is said before anything is drawn
         return self
 
     def settings(self, drawn: dict[str, Any]) -> tuple[RankerConfig, TrainingConfig]:
@@ -88,38 +95,47 @@ class SearchConfig(Section):
             raise ValueError("training: each trial is one process with one ranker on the CPU: ranks 1, no rivals")
         return RankerConfig.model_validate(values["ranker"]), training
 
-    @property
-    def key(self) -> str:
-        """Stands for all but how many trials there are to be."""
-        return fingerprint(self.model_dump(mode="json", exclude={"trials"}))
+    def key(self, inputs: TrainingInputs) -> str:
+        """Stands for all but how many trials there are to be: two losses are compared on the same rows and code alone."""
+        return fingerprint([self.model_dump(mode="json", exclude={"trials"}), inputs.source.key,
+                            [sorted(rows.values()) for rows in inputs.rows_by_file.values()], code_digest(*CODE)])
 
 
 def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str, Any]:
     """Runs what is left of the search below `root`/NAME; writes summary.json and returns it: trials, the best of them
     first, each with its values and the log loss and AUC on the validation window.
 
-    Raises ConfigError where Optuna is not installed.
+    A trial that ends in an error counts as tried. Raises ConfigError where Optuna is not installed, StorageError where
+    another process runs this search, ContractError where no trial came to its end.
     """
     _optuna()
     config = load_config(file, [], SearchConfig)
     folder = (root / file.stem).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    inputs, data_root = open_training(config.numeric, config.week, folder)
-    study = _open_study(config, folder)
-    with ProcessPoolExecutor(processes or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _fill(study, config, lambda ranker, training: pool.submit(
-            train_trial, Trial(ranker, training, inputs, data_root), folder / "rankers"), processes or os.cpu_count() or 1)
-    summary = _summary(study, config)
+    at_once = processes or os.cpu_count() or 1
+    with alone(folder), ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+        inputs, data_root = open_training(config.numeric, config.week, folder)
+        study, going = _open_study(config, config.key(inputs), folder), dict[str, Future[Path]]()
+
+        def start(drawn: dict[str, Any]) -> Future[Path]:
+            trial = Trial(*config.settings(drawn), inputs, data_root)
+            if trial.key not in going:  # two that draw the same would train in one folder
+                going[trial.key] = pool.submit(train_trial, trial, folder / "rankers")
+            return going[trial.key]
+
+        _fill(study, config, start, at_once)
+        summary = _summary(study, config)
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
-def _open_study(config: SearchConfig, folder: Path) -> Any:
+def _open_study(config: SearchConfig, key: str, folder: Path) -> Any:
     """The study of this very search; trials that a kill left unfinished come first, with the same values."""
     optuna = _optuna()
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "trials.log")))
-    sampler = optuna.samplers.TPESampler(seed=config.seed, constant_liar=True, n_startup_trials=min(10, config.trials))
-    study = optuna.create_study(storage=storage, study_name=config.key, sampler=sampler, load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=key, load_if_exists=True)
+    seed = np.random.SeedSequence([config.seed, len(study.trials)]).generate_state(1)[0]  # a later run draws what is new
+    study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -128,29 +144,41 @@ def _open_study(config: SearchConfig, folder: Path) -> Any:
 
 def _fill(study: Any, config: SearchConfig, start: Any, at_once: int) -> None:
     """Keeps `at_once` trials going until there are `config.trials`."""
-    running: dict[Future[Path], Any] = {}
-    while _done(study) + len(running) < config.trials or running:
-        while len(running) < at_once and _done(study) + len(running) < config.trials:
+    running: list[tuple[Any, Future[Path]]] = []
+    while _tried(study) + len(running) < config.trials or running:
+        while len(running) < at_once and _tried(study) + len(running) < config.trials:
             trial = study.ask()
-            drawn = {key: _draw(trial, key, values) for key, values in config.space.items()}
-            running[start(*config.settings(drawn))] = trial
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for each in finished:
-            trial = running.pop(each)
-            best = _best_epoch(read_facts(each.result()))
-            trial.set_user_attr("auc", best["auc"])
-            study.tell(trial, best["log_loss"])
-            log.info("search: %d of %d trials, log loss %.4f", _done(study), config.trials, best["log_loss"])
+            running.append((trial, start({key: _draw(trial, key, values) for key, values in config.space.items()})))
+        wait([future for _, future in running], return_when=FIRST_COMPLETED)
+        for trial, future in [each for each in running if each[1].done()]:
+            running.remove((trial, future))
+            said = _tell(study, trial, future)
+            log.info("search: %d of %d trials, %s", _tried(study), config.trials, said)
 
 
-def _done(study: Any) -> int:
-    return len(study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState.COMPLETE,)))
+def _tell(study: Any, trial: Any, future: Future[Path]) -> str:
+    """Gives Optuna what came of a trial."""
+    try:
+        kept = _kept_epoch(read_facts(future.result()))
+    except UmairError as error:  # a rate at which training diverges is a finding, not an end
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+        return f"none: {error}"
+    trial.set_user_attr("auc", kept["auc"])
+    study.tell(trial, kept["log_loss"])
+    return f"log loss {kept['log_loss']:.4f}"
+
+
+def _tried(study: Any) -> int:
+    """Trials that came to an end, good or bad; those that a kill left are tried again."""
+    complete = _optuna().trial.TrialState.COMPLETE
+    return sum(trial.state == complete or "error" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
 
 
 def _draw(trial: Any, key: str, values: list[Any] | Range) -> Any:
     if not isinstance(values, Range):
         return values[trial.suggest_int(key, 0, len(values) - 1)]  # by place: Optuna knows no lists among choices
-    if isinstance(_whole(values, values.low), int):
+    if values.whole:
         return trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
     return trial.suggest_float(key, values.low, values.high, log=values.log)
 
@@ -160,25 +188,21 @@ def _meant(values: list[Any] | Range, drawn: Any) -> Any:
     return drawn if isinstance(values, Range) else values[drawn]
 
 
-def _whole(values: list[Any] | Range, value: Any) -> Any:
-    """An int for a range between whole numbers."""
-    if isinstance(values, Range) and values.low == math.floor(values.low) and values.high == math.floor(values.high):
-        return int(value)
-    return value
-
-
-def _best_epoch(facts: dict[str, Any]) -> dict[str, float]:
-    measures = [line["rankers"][MAIN] for line in facts["valid"]]
-    best: dict[str, float] = min(measures, key=lambda measure: measure["log_loss"])
-    return best
+def _kept_epoch(facts: dict[str, Any]) -> dict[str, float]:
+    kept: dict[str, float] = facts["valid"][facts["rankers"][MAIN]["kept_epoch"] - 1]["rankers"][MAIN]
+    return kept
 
 
 def _summary(study: Any, config: SearchConfig) -> dict[str, Any]:
     done = study.get_trials(states=(_optuna().trial.TrialState.COMPLETE,))
+    failed = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+    if not done:
+        raise ContractError("the search", f"{len(failed)} trials, none of which came to its end", "one that does",
+                            f"narrow the space; the first said: {failed[0]}")
     trials = [{"log_loss": round(trial.value, 5), "auc": trial.user_attrs["auc"],
                "values": {key: _meant(config.space[key], drawn) for key, drawn in trial.params.items()}}
               for trial in sorted(done, key=lambda trial: trial.value)]
-    return {"window": "valid", "trials": len(trials), "best": trials[0], "all": trials}
+    return {"window": "valid", "trials": len(trials), "failed": len(failed), "best": trials[0], "all": trials}
 
 
 def _optuna() -> Any:

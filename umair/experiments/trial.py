@@ -32,7 +32,7 @@ class Trial:
 
     ranker: RankerConfig
     training: TrainingConfig  # with this trial's seed
-    inputs: TrainingInputs  # with the files of all three splits
+    inputs: TrainingInputs  # with the files of all three splits; training alone asks for no test
     root: str  # whose features/ has the pack
 
     @property

@@ -85,7 +85,7 @@ class Place(nn.Module):
 
     def forward(self, parts: list[Tensor], known_X: Tensor, *, settled: bool = False) -> Tensor:
         """`settled` asks for the running statistics, in training too."""
-        norm, projected_XP = self.norm, self.project(*parts)
+        norm, projected_XP = self.norm, self.project(*parts).float()  # statistics in float32 whatever the products'
         if self.training and not settled:
             mean_P, square_P = self._statistics(projected_XP, known_X[:, None].to(projected_XP.dtype))
         else:

@@ -112,6 +112,7 @@ class RankerConfig(Section):
     penalties: bool = False  # the squared weights that the authors add to the loss
     match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
     match_width: int = Field(64, gt=1)
+    match_hidden: int = Field(0, ge=0)  # hidden layer between compact vectors and match; 0: they are mapped linearly
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
 
@@ -330,11 +331,17 @@ def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
     if not config.matched:
         return None
     width = config.match_width
-    projects: dict[str, nn.Module] = {name: nn.Linear(compact_width(widths[name]), width)
+    projects: dict[str, nn.Module] = {name: _projection(compact_width(widths[name]), width, config.match_hidden)
                                       for name in config.matched if name != "profile"}
     if "profile" in config.matched:
         projects["profile"] = ProfilePlace(config.item_fields["artist_id"], config.tag_buckets, width)
     return Match(projects, width, config.match_shrink, passed=config.match_passed)
+
+
+def _projection(width: int, out: int, hidden: int) -> nn.Module:
+    if not hidden:
+        return nn.Linear(width, out)
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 def _without_totals(batch: Batch) -> Batch:

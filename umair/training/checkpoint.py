@@ -89,7 +89,8 @@ class Checkpoints:
             groups = {name: _save_part(folder / name, *part) for name, part in parts.items()}
             return {"position": vars(position), "groups": groups, "facts": facts}
 
-        write_folder(self.folder / f"step-{done:08d}", write)
+        after = int(self.newest.name.removeprefix("step-")) + 1 if self.newest else 0  # fewer ranks may count fewer steps
+        write_folder(self.folder / f"step-{max(done, after):08d}", write)
         for old in self._whole()[:-KEPT]:
             shutil.rmtree(old)
         for other in set(self.all_runs.iterdir()) - {self.folder}:

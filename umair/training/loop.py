@@ -26,6 +26,7 @@ from umair.training.checkpoint import Checkpoints, Position, build_ranker, load_
 from umair.training.features import Features, pack_features
 from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
+from umair.training.packing import STATIC_FIELDS
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
 from umair.training.shares import plan_epoch
@@ -35,6 +36,7 @@ from umair.training.trainee import Trainee
 __all__ = ["MAIN", "TrainingConfig", "build_ranker", "load_ranker", "train_rankers"]
 MAIN = "main"  # the name of the ranker itself among its rivals
 POINTS = 50  # of the training curve, an epoch
+ARTIST = STATIC_FIELDS.index("artist_index")
 VALIDATION_BATCH = 4_096  # rows of a rank
 Result = TypeVar("Result")
 
@@ -50,9 +52,11 @@ class TrainingConfig(Section):
     patience: int | None = Field(None, gt=0)  # stop after so many epochs in which no ranker got better; null: never
     clip_norm: float | None = Field(None, gt=0)  # largest L2 norm of all gradients together; null: any
     accumulate: int = Field(1, gt=0)  # parts that a rank's batch is computed in, one after the other, to spare memory
+    table_decay: float = Field(0.0, ge=0)  # tables shrink by this times the learning rate at every step, as AdamW's weights
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
     compiled: bool = False  # torch.compile, which needs a C++ compiler on every node
-    sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read (RowAdam)
+    sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read, which
+    #                                           is another optimiser than Adam: rare ids learn more slowly (RowAdam)
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"
@@ -80,9 +84,10 @@ def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig,
     """Trains the ranker and its rivals, writes them into `folder`, returns its facts. Every rank runs this.
 
     `folder` gets main/, a folder for each rival, and facts.json. Killed and run again with the same arguments, training
-    goes on from its newest checkpoint and ends with the weights of an uninterrupted run (on another number of ranks: with
-    nearly those). Raises ContractError for broken rows and for a loss that is not a number (the checkpoint before it is
-    kept), StorageError for lost files and a full disk, ClusterError when ranks end with different weights.
+    goes on from its newest checkpoint and ends with the weights of an uninterrupted run (on another number of ranks the
+    epoch that was begun starts over from the checkpoint's weights). Raises ContractError for broken rows and for a loss
+    that is not a number (the checkpoint before it is kept), StorageError for lost files and a full disk, ClusterError when
+    ranks end with different weights.
     """
     run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder))
     run.resume()
@@ -123,7 +128,7 @@ class _Run:
         found = self.checkpoints.load(self._parts())
         if found:
             self.position, facts = found
-            self._divide_anew(facts["ranks"], facts["steps"])
+            self._divide_anew(facts["ranks"])
             self.curve, self.valid = facts["curve"], facts["valid"]
             self.started -= facts["seconds"]
             self.ranks.say(f"train: goes on after step {self.steps_done:,} from {self.checkpoints.newest}")
@@ -131,15 +136,13 @@ class _Run:
             self.ranks.share_weights(trainee.ranker)
             self.ranks.share_optimizer(trainee.optimizer)
 
-    def _divide_anew(self, ranks: int, steps: int) -> None:
-        """On another number of ranks an epoch that was begun goes on after the same share of its rows.
-
-        They divide the rows otherwise, so that some of that epoch are read twice or not at all; later epochs are whole.
-        """
+    def _divide_anew(self, ranks: int) -> None:
+        """Another number of ranks divides the rows otherwise, so that it begins an epoch from its start, with the weights
+        that there are: what was read of it is read twice, and nothing is left out."""
         if ranks != self.ranks.count and self.position.step:
-            step = min(self.position.step * self.plan.steps // steps, self.plan.steps - 1)
-            self.position = Position(self.position.epoch, step)
-            self.ranks.say(f"train: the checkpoint is of {ranks} ranks: a few rows of this epoch come twice or not at all")
+            self.position = Position(self.position.epoch, 0)
+            epoch = self.position.epoch + 1
+            self.ranks.say(f"train: the checkpoint is of {ranks} ranks: epoch {epoch} starts over from its weights")
 
     @cached_property
     def feed(self) -> Feed:
@@ -158,7 +161,7 @@ class _Run:
         self._share_statistics()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
-                     "ranks": self.ranks.count, "steps": self.plan.steps}
+                     "ranks": self.ranks.count}
             self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
         self.ranks.barrier()
 
@@ -303,8 +306,9 @@ def _shared_buckets(name: str, config: RankerConfig, features: Features) -> dict
     found = ", ".join(f"{share:.1%} of {field}" for field, share in shared.items() if share and field != "username")
     if config.exact and found:
         raise ContractError(f"ranker '{name}', exact: true", f"{found} in a bucket with others",
-                            f"a bucket more than there are ({features.users:,} users, {features.illustrations:,} "
-                            f"illustrations, {features.tags:,} tags)",
+                            f"a bucket for each and one for the unknown ({features.users:,} users, "
+                            f"{features.illustrations:,} illustrations, "
+                            f"{int(features.item_fields[:, ARTIST].max(initial=-1)) + 1:,} artists, {features.tags:,} tags)",
                             "enlarge ranker.user_fields, item_fields or tag_buckets, or leave exact out")
     return shared
 

@@ -37,7 +37,7 @@ class Trainee:
     settings: Any  # TrainingConfig
     recent: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0  # spent in steps
-    sent: int = 0  # bytes of gradients that each rank sent in the last step
+    sent: int = 0  # bytes of gradients that each rank sent in its first step
 
     @classmethod
     def fresh(cls, name: str, config: RankerConfig, features: Features, ranks: Ranks, settings: Any) -> Trainee:
@@ -51,7 +51,7 @@ class Trainee:
         ranker.to(ranks.device)
         if settings.sparse_from is not None:
             make_tables_sparse(ranker, settings.sparse_from)
-        return cls(name, config, ranker, RowAdam(ranker.parameters(), settings.learning_rate), ranks, settings)
+        return cls(name, config, ranker, RowAdam(ranker, settings.learning_rate, settings.table_decay), ranks, settings)
 
     @cached_property
     def run(self) -> Callable[[Batch], Scores]:
@@ -84,7 +84,7 @@ class Trainee:
     def _backward(self, batch: Batch, share: float) -> Tensor:
         """Adds up the gradients of the batch's parts; -> the mean loss of its rows."""
         count = len(batch)
-        parts = step_sizes(count, min(self.settings.accumulate, count // 2))
+        parts = step_sizes(count, max(1, min(self.settings.accumulate, count // 2)))
         losses, start = [], 0
         for size in parts:
             part = batch.rows(slice(start, start + size)) if len(parts) > 1 else batch

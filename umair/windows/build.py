@@ -70,7 +70,7 @@ def build_windows(events: DataFrame, illustrations: DataFrame, config: WindowsCo
 
     events: schema.EVENTS. illustrations: illust_index, tag_indices, created_at of schema.ILLUSTRATIONS. The result is
     the same whatever the input's partitions, and is cached: clear the cache after the last split is written.
-    Raises ContractError when a split has fewer rows than files, or labels of one class alone.
+    Raises ContractError when a split has fewer rows than files.
     """
     bounds = split_bounds(week, config)
     known = (events.withColumn("at_us", F.unix_micros("at")).drop("at")
@@ -99,6 +99,17 @@ def describe_windows(windows: dict[str, DataFrame]) -> dict[str, dict[str, Any]]
                                     F.avg(F.col("warm").isNull().cast("int")).alias("cold_share")))
     return {row["split"]: {name: value for name, value in row.asDict().items() if name != "split"}
             for row in counts.collect()}
+
+
+def require_both_classes(facts: dict[str, dict[str, Any]]) -> None:
+    """`facts` of `describe_windows`. Raises ContractError for a split without bookmarks, or with nothing else."""
+    for split, told in facts.items():
+        if told["positives"] in (0, told["rows"]):
+            raise ContractError(
+                f"window_{split}", f"{told['rows']} rows, {told['positives']} of them bookmarks", "bookmarks, and views "
+                "without one: of one kind alone nothing can be learnt or measured",
+                f"choose another --week or make windows.{split}_days longer; where only bookmarks are logged, set "
+                "windows.negatives (docs/own_data.md)")
 
 
 def _rows(events: DataFrame, illustrations: DataFrame, config: WindowsConfig, bounds: Bounds) -> DataFrame:
@@ -135,20 +146,13 @@ def _promise(rows: DataFrame) -> DataFrame:
 
 
 def _require_rows(rows: DataFrame, events: DataFrame, config: WindowsConfig, bounds: Bounds) -> None:
-    found = rows.groupBy("split").agg(F.count("*").alias("rows"), F.sum("label").alias("bookmarks")).collect()
-    counts = {row["split"]: (row["rows"], row["bookmarks"]) for row in found}
+    counts = {row["split"]: row["count"] for row in rows.groupBy("split").count().collect()}
     for split, (start, end) in bounds.items():
-        count, bookmarks = counts.get(split, (0, 0))
-        where = f"window_{split}, {start:%Y-%m-%d} to {end:%Y-%m-%d}"
-        if count < config.files:
+        if counts.get(split, 0) < config.files:
             raise ContractError(
-                where, f"{count} rows ({_span(events)})", f"at least one row for each of the {config.files} files",
+                f"window_{split}, {start:%Y-%m-%d} to {end:%Y-%m-%d}", f"{counts.get(split, 0)} rows ({_span(events)})",
+                f"at least one row for each of the {config.files} files",
                 f"choose another --week, make windows.{split}_days longer, or windows.files smaller")
-        if bookmarks in (0, count):
-            raise ContractError(
-                where, f"{count} rows, {bookmarks} of them bookmarks", "bookmarks and views without one: of one kind "
-                "nothing can be learnt or measured",
-                f"choose another --week, make windows.{split}_days longer, or look for events that were not exported")
 
 
 def _span(events: DataFrame) -> str:
