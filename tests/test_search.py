@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
-from test_experiments import SMALL
+from test_experiments import ROOT, SMALL
 
 from umair.config import load_config
 from umair.errors import ConfigError, ContractError, StorageError
@@ -127,3 +132,25 @@ def test_nothing_is_something_to_try(tmp_path):
 def test_two_searches_do_not_train_in_one_folder(searched):
     with alone(searched), pytest.raises(StorageError, match="another process that runs this experiment or search"):
         run_search(written(searched.parents[1]), searched.parent, processes=1)
+
+
+def test_a_killed_search_leaves_no_process_behind(searched, tmp_path):
+    """Its trials, too, end: the next run takes up their folders."""
+    copy = tmp_path / "out" / "tiny"
+    shutil.copytree(searched, copy)
+    command = ("from pathlib import Path; from umair.experiments.search import run_search\nif __name__ == '__main__':\n"
+               f"    run_search(Path({str(written(tmp_path, trials=60))!r}), Path({str(tmp_path / 'out')!r}), 2)\n")
+    script = tmp_path / "endless.py"
+    script.write_text(command, encoding="utf-8")
+    search = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        until = time.monotonic() + 60
+        while len(trained(copy)) < 4 and time.monotonic() < until:
+            time.sleep(0.2)
+        children = psutil.Process(search.pid).children(recursive=True)
+    finally:
+        search.kill()
+        search.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert len(children) >= 2
+    assert alive == []

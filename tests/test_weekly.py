@@ -14,7 +14,11 @@ from weekly_runs import NEXT_WEEK, WEEK, submit, write_config
 
 from umair import schema
 from umair.config import load_config
+from umair.evaluation.contributions import FACTOR
+from umair.experiments.config import ExperimentConfig
+from umair.experiments.data import open_data
 from umair.job import Config
+from umair.metrics import auc
 from umair.storage import Store
 from umair.world.draw import draw_world
 
@@ -85,6 +89,26 @@ def test_report_names_every_promised_figure(store: Store) -> None:
     assert 0.5 < report["ceiling_auc"] <= 1
     page = (store.root / "report" / "index.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "") or "src=\"http" not in page
+
+
+def test_an_experiment_on_the_week_has_its_rows_and_its_truth(config: Path, store: Store, tmp_path: Path) -> None:
+    report = json.loads((store.root / "report" / "report.json").read_text(encoding="utf-8"))
+    experiment = ExperimentConfig.model_validate({"claim": "none", "week": {"config": str(config), "week": WEEK},
+                                                  "training": {"ranks": 1}, "ranker": {}})
+    data = open_data(experiment, tmp_path)
+    assert data.probability_N is not None
+    assert data.learnable_N is not None
+    assert len(data.test.label_N) == report["rows"]["test"]
+    for part, figure in (("all", "ceiling_auc"), ("cold", "cold_ceiling_auc")):
+        mask_N = data.slices[part]
+        assert auc(data.test.label_N[mask_N], data.probability_N[mask_N]) == pytest.approx(report[figure], abs=1e-4)
+        assert 0.4 < auc(data.test.label_N[mask_N], data.learnable_N[mask_N]) < report[figure]
+    users = pq.read_table(Path(load_config(config, [], Config).evaluation.truth) / "users.parquet").to_pandas()
+    index_of = dict(zip(*(ds.dataset(list(store.snapshot("users").files)).to_table(columns=["user_id", "user_index"])
+                          .to_pydict().values()), strict=True))
+    of = data.true_weights_U["style"]
+    for user, weight in zip(users["user_id"], users[FACTOR["style"]], strict=True):
+        assert user not in index_of or of[index_of[user]] == weight
 
 
 def test_a_finished_week_does_nothing_and_says_so(config: Path, store: Store) -> None:

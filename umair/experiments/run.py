@@ -7,11 +7,13 @@ Below runs/experiments/NAME lie world/, trials/KEY/ and summary.json. A run that
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from umair.experiments.trial import Outcome, Trial, run_trial
 from umair.storage import write_atomically
 
 log = logging.getLogger("umair")
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
     trials = {(name, seed): Trial(ranker, config.training.model_copy(update={"seed": seed}), data.inputs, data.root)
               for seed in config.seeds for name, ranker in config.rankers.items()}
     places: dict[tuple[str, int], Path] = {}
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with trial_processes(processes) as pool:
         waiting = {pool.submit(run_trial, trial, folder): key for key, trial in trials.items()}
         for done in as_completed(waiting):
             name, seed = waiting[done]
@@ -64,6 +67,16 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
                 raise
             log.info("experiment: %d of %d trials, %s with seed %d", len(places), len(trials), name, seed)
     return {name: [Outcome.of(places[name, seed]) for seed in config.seeds] for name in config.rankers}
+
+
+def trial_processes(count: int) -> ProcessPoolExecutor:
+    """Processes for trials. They end with their parent, even one that was killed: its trials are made again by the next run,
+    and two must not train in one folder."""
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

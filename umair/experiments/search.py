@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +24,7 @@ from umair.evidence import code_digest
 from umair.experiments.config import WeekConfig
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
-from umair.experiments.run import alone
+from umair.experiments.run import alone, trial_processes
 from umair.experiments.trial import CODE, Trial, train_trial
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_atomically
@@ -113,7 +112,7 @@ def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str
     folder = (root / file.stem).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     at_once = processes or os.cpu_count() or 1
-    with alone(folder), ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with alone(folder), trial_processes(at_once) as pool:
         inputs, data_root = open_training(config.numeric, config.week, folder)
         study, going = _open_study(config, config.key(inputs), folder), dict[str, Future[Path]]()
 
