@@ -64,7 +64,7 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"training": {"rivals": {"a": {}}}}, "an experiment names its rankers under `others`"),
     ({"training": {"ranks": 2}}, "trials run as one process each"),
     ({"seeds": [0, 0]}, "each once, or one would count twice"),
-    ({"others": {"same": {}}}, "rankers that are the same"),
+    ({"others": {"same": {}}}, "'same' is the same ranker as 'umair'"),
     ({"ablations": {"x": 5}}, "a mapping of names to mappings of what differs"),
     ({"ablations": ["x"]}, "a mapping of names to mappings of what differs"),
     ({"others": {"x": "dcn"}}, "a mapping of names to mappings of what differs"),

@@ -15,6 +15,7 @@ from pyspark.errors import PythonException
 from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError, StorageError
 from umair.experiments.config import ExperimentConfig
+from umair.experiments.search import SearchConfig
 from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, require_finished, run_step
 from umair.storage import Store
 from umair.weeks import Week
@@ -282,7 +283,10 @@ def test_an_error_after_the_commit_removes_no_committed_file(spark: Any, tmp_pat
 @pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("conf/**/*.yaml")))
 def test_every_configuration_in_the_tree_loads(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    if "\nclaim:" in Path(path).read_text(encoding="utf-8"):
+    text = Path(path).read_text(encoding="utf-8")
+    if "\nclaim:" in text:
         assert load_config(path, [], ExperimentConfig).rankers
+    elif "\nspace:" in text:
+        assert load_config(path, [], SearchConfig).space
     else:
         assert load_config(path, [], Config).root

@@ -21,6 +21,7 @@ from umair.errors import ConfigError, ContractError, StorageError
 from umair.experiments.data import open_training
 from umair.experiments.run import alone
 from umair.experiments.search import SearchConfig, _open_study, run_search
+from umair.job import Config
 from umair.storage import read_facts
 
 SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "ranker.match_width": {"low": 4, "high": 8},
@@ -94,7 +95,8 @@ def test_a_trial_that_a_kill_left_is_made_with_the_same_values(searched, tmp_pat
     ({"numeric": None}, "rows from `numeric` or from `week`"),
     ({"space": {"raw.folder": ["a"]}}, "space: 'raw.folder'; a key is training.NAME or ranker.NAME"),
     ({"space": {"ranker.match_width": []}}, "space: 'ranker.match_width' has nothing to try"),
-    ({"space": {"ranker.match_wide": [8]}}, "match_wide"),
+    ({"space": {"ranker.match_widht": [8]}}, "ranker.match_widht: no such key; did you mean 'match_width'"),
+    ({"space": {"training.epochs": [0]}}, "training.epochs: Input should be greater than 0"),
     ({"space": {"ranker.match_width": [-3]}}, "greater than 1"),
     ({"space": {"ranker.id_dropout": {"low": 0.5, "high": 0.5}}}, "low < high"),
     ({"space": {"ranker.match_shrink": {"low": 0, "high": 1, "log": True}}}, "above 0 for log"),
@@ -154,3 +156,40 @@ def test_a_killed_search_leaves_no_process_behind(searched, tmp_path):
     _, alive = psutil.wait_procs(children, timeout=10)
     assert len(children) >= 2
     assert alive == []
+
+
+def test_the_starting_point_is_tried_first_and_the_best_is_said_as_overrides(searched):
+    summary = json.loads((searched / "summary.json").read_text("utf-8"))
+    start = {"training.learning_rate": 2e-3, "ranker.match_width": 8, "ranker.deep": [16, 8]}
+    assert summary["start"]["values"] == start
+    assert summary["start"] in summary["all"]
+    best = summary["best"]["values"]
+    assert summary["overrides"] == (f"training.learning_rate={best['training.learning_rate']} "
+                                    f"ranker.match_width={best['ranker.match_width']} ranker.deep={json.dumps(best['ranker.deep'])}")
+
+
+def test_a_week_brings_its_own_ranker_and_training(tmp_path):
+    file = tmp_path / "week.yaml"
+    values = {"week": {"config": str(ROOT / "conf/movielens.yaml"), "week": "2018-W39"}, "training": {"epochs": 2},
+              "space": {"ranker.match_width": [32, 64]}}
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    ranker, training = load_config(file, [], SearchConfig).settings({"ranker.match_width": 32})
+    week = load_config(ROOT / "conf/movielens.yaml", [], Config)
+    assert ranker == week.ranker.model_copy(update={"match_width": 32})
+    assert (training.epochs, training.batch, training.ranks, training.rivals) == (2, week.training.batch, 1, {})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/search").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_searches_of_the_project_start_inside_their_space(file):
+    assert load_config(file, [], SearchConfig).start is not None
+
+
+def test_another_space_is_another_search_and_says_so(searched, tmp_path, caplog):
+    caplog.set_level("INFO", logger="umair")
+    copy = tmp_path / "out" / "tiny"
+    shutil.copytree(searched, copy)
+    summary = run_search(written(tmp_path, trials=1, space={"ranker.match_width": [4]}), tmp_path / "out", processes=1)
+    assert summary["trials"] == 1
+    assert summary["start"] is None
+    assert "a new search; earlier trials do not count" in caplog.text
+    assert "the starting point lies outside the space" in caplog.text

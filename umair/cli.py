@@ -42,27 +42,36 @@ def _parser() -> argparse.ArgumentParser:
     experiments = commands.add_parser("experiments", help="rankers compared on the same rows, with several seeds")
     experiments.add_argument("files", type=Path, nargs="+", help="for example conf/experiments/numeric.yaml")
     experiments.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder; default: runs/experiments")
-    experiments.add_argument("--page", type=Path, help="also write this page, docs/evidence/rankers.md, and its JSON")
-    experiments.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
+    experiments.add_argument("--page", type=Path, help="evidence page, with its JSON beside it; default: page.md in --out")
+    experiments.add_argument("--processes", type=_count, default=None, help="trials at once; default: all cores")
     search = commands.add_parser("search", help="hyper-parameters tried on the validation window, with Optuna")
     search.add_argument("file", type=Path, help="for example conf/search/numeric.yaml")
     search.add_argument("--out", type=Path, default=Path("runs/search"), help="folder; default: runs/search")
-    search.add_argument("--processes", type=int, default=None, help="trials at once; default: all cores")
+    search.add_argument("--processes", type=_count, default=None, help="trials at once; default: all cores")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 1 on")
+    return int(text)
+
+
 def _experiments(given: argparse.Namespace) -> int:
-    from umair.experiments.page import headline, write_page
+    from umair.experiments.page import headline, page_text, write_page
     from umair.experiments.run import run_experiments
     from umair.job import start_logging
 
     start_logging()
     found = run_experiments(given.files, given.out, given.processes)
+    files = " ".join(map(str, given.files))
     if given.page:
-        write_page(found, given.page, f"umair experiments {' '.join(map(str, given.files))} --page {given.page}")
+        write_page(found, given.page, f"umair experiments {files} --page {given.page}")
     else:
-        print(json.dumps({"summary": str(given.out / "summary.json"), **headline(found)}))
+        page = given.out / "page.md"
+        page.write_text(page_text(found, f"Written by `umair experiments {files}`."), encoding="utf-8")
+        print(json.dumps({"summary": str(given.out / "summary.json"), "page": str(page), **headline(found)}))
     return 0
 
 
@@ -73,7 +82,7 @@ def _search(given: argparse.Namespace) -> int:
     start_logging()
     summary = run_search(given.file, given.out, given.processes)
     file = given.out / given.file.stem / "summary.json"
-    print(json.dumps({"summary": str(file), "trials": summary["trials"], **summary["best"]}))
+    print(json.dumps({"summary": str(file), **{name: value for name, value in summary.items() if name != "all"}}))
     return 0
 
 

@@ -64,11 +64,19 @@ def load_config(path: str | Path, overrides: list[str], schema: type[AnySection]
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = repr(first.get("input"))
-        raise ConfigError(f"{path} or an override: key '{key}'", found if len(found) <= SHOWN else f"{found[:SHOWN]}...",
-                          first["msg"].removeprefix("Value error, "), f"correct '{key}'") from error
+        raise _clear(error, f"{path} or an override" if overrides else str(path)) from error
+
+
+def _clear(error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    key, said = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return ConfigError(where, f"no '{key}'", "a value for it", f"add `{key}:`")
+    if not key:
+        return ConfigError(where, "keys that do not go together, or one that is wrong", said, "correct what is named")
+    found = repr(first.get("input"))
+    return ConfigError(f"{where}: key '{key}'", found if len(found) <= SHOWN else f"{found[:SHOWN]}...", said,
+                       f"correct '{key}'")
 
 
 def fingerprint(value: Any) -> str:

@@ -67,9 +67,11 @@ class ExperimentConfig(Section):
             raise ValueError(f"seeds {list(self.seeds)}: each once, or one would count twice")
         if (self.training.ranks, self.training.device) != (1, "cpu"):
             raise ValueError("training.ranks and device: trials run as one process each, on the CPU: 1 and cpu")
-        same = {fingerprint(ranker): name for name, ranker in self.rankers.items()}
-        if len(same) < len(self.rankers):
-            raise ValueError(f"rankers that are the same: only {', '.join(same.values())} differ from each other")
+        first: dict[str, str] = {}
+        for name, ranker in self.rankers.items():
+            before = first.setdefault(fingerprint(ranker), name)
+            if before != name:
+                raise ValueError(f"'{name}' is the same ranker as '{before}'")
         return self
 
     @property

@@ -23,9 +23,14 @@ the illustration.
 def write_page(summaries: dict[str, Line], page: Path, command: str) -> None:
     """Writes `page`, which lies in the checkout, and all figures beside it as JSON; prints the headline, last."""
     result = {**provenance(command), "experiments": summaries}
+    place = page if page.is_absolute() else ROOT / page
+    write_evidence(place, result, page_text(summaries, origin(result)), headline(summaries))
+
+
+def page_text(summaries: dict[str, Line], first: str) -> str:
+    """The whole page, in Markdown; `first` says where it comes from."""
     parts = [experiment_text(*each) for each in summaries.items()]
-    text = "\n".join(["# Rankers compared", "", origin(result), ABOUT, *parts])
-    write_evidence(page if page.is_absolute() else ROOT / page, result, text + "\n", headline(summaries))
+    return "\n".join(["# Rankers compared", "", first, ABOUT, *parts]) + "\n"
 
 
 def headline(summaries: dict[str, Line]) -> Line:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from umair.config import load_config
-from umair.errors import StorageError
+from umair.errors import ConfigError, StorageError
 from umair.experiments.config import ExperimentConfig
 from umair.experiments.data import Data, open_data
 from umair.experiments.summary import summarise
@@ -34,6 +34,12 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
     """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, and returns it."""
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        raise ConfigError("umair experiments", f"two files named {max(names, key=names.count)}.yaml", "a name for each: it "
+                          "names the folder of the results", "rename one")
+    for file in files:
+        load_config(file, [], ExperimentConfig)  # a mistake in the last file is said before the first one trains
     count = processes or os.cpu_count() or 1
     found = {file.stem: run_experiment(file, root.absolute() / file.stem, count) for file in files}
     write_atomically(root / "summary.json", json.dumps(found, indent=1))

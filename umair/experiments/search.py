@@ -8,6 +8,7 @@ opened. A search that was killed goes on where it stopped, and one whose `trials
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from umair.config import Section, fingerprint, load_config, merge
+from umair.config import AnySection, Section, fingerprint, load_config, merge
 from umair.errors import ConfigError, ContractError, UmairError
 from umair.evidence import code_digest
 from umair.experiments.config import WeekConfig
@@ -26,6 +27,7 @@ from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.experiments.run import alone, trial_processes
 from umair.experiments.trial import CODE, Trial, train_trial
+from umair.job import Config
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_atomically
 from umair.training.inputs import TrainingInputs
@@ -66,9 +68,20 @@ class SearchConfig(Section):
     week: WeekConfig | None = None  # of a week of the pipeline
     trials: int = Field(20, gt=0)  # in all, over every run of this search
     seed: int = Field(0, ge=0)  # of what is drawn; training has its own
-    training: dict[str, Any]
-    ranker: dict[str, Any]
+    training: dict[str, Any] = Field({})  # laid over the week's own, where there is a week
+    ranker: dict[str, Any] = Field({})
     space: dict[str, Tried] = Field(min_length=1)  # section.key -> what to try
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_week(cls, values: Any) -> Any:
+        """The starting point is the week's own ranker and training, on one process and without rivals."""
+        if not isinstance(values, dict) or not isinstance(values.get("week"), dict) or "config" not in values["week"]:
+            return values
+        week = load_config(values["week"]["config"], [], Config)
+        alone = {"ranks": 1, "threads": 1, "device": "cpu", "rivals": {}}
+        own = {"ranker": week.ranker.model_dump(), "training": {**week.training.model_dump(), **alone}}
+        return {**values, **{name: merge(own[name], values.get(name) or {}) for name in own}}
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
@@ -80,7 +93,10 @@ class SearchConfig(Section):
             if not values:
                 raise ValueError(f"space: '{key}' has nothing to try")
             for value in (values.low, values.high) if isinstance(values, Range) else values:
-                self.settings({key: value})  # what the schemas refuse is said before anything is drawn
+                try:
+                    self.settings({key: value})  # what the schemas refuse is said before anything is drawn
+                except ValueError as error:
+                    raise ValueError(f"space: '{key}' with {value!r}: {error}") from error
         return self
 
     def settings(self, drawn: dict[str, Any]) -> tuple[RankerConfig, TrainingConfig]:
@@ -89,10 +105,27 @@ class SearchConfig(Section):
         for key, value in drawn.items():
             section, name = key.split(".", 1)
             values = merge(values, {section: {name: value}})
-        training = TrainingConfig.model_validate(values["training"])
+        training = _section(TrainingConfig, "training", values["training"])
         if (training.ranks, training.device, bool(training.rivals)) != (1, "cpu", False):
             raise ValueError("training: each trial is one process with one ranker on the CPU: ranks 1, no rivals")
-        return RankerConfig.model_validate(values["ranker"]), training
+        return _section(RankerConfig, "ranker", values["ranker"]), training
+
+    @property
+    def start(self) -> dict[str, Any] | None:
+        """What Optuna would have to draw for the starting point; None where that lies outside the space."""
+        sections = dict(zip(("ranker", "training"), self.settings({}), strict=True))
+        drawn = {}
+        for key, values in self.space.items():
+            section, name = key.split(".", 1)
+            value = sections[section].model_dump(mode="json").get(name)
+            if isinstance(values, Range):
+                inside = isinstance(value, int | float) and values.low <= value <= values.high
+            else:
+                inside = value in values
+            if not inside:
+                return None
+            drawn[key] = value if isinstance(values, Range) else values.index(value)
+        return drawn
 
     def key(self, inputs: TrainingInputs) -> str:
         """Stands for all but how many trials there are to be: two losses are compared on the same rows and code alone."""
@@ -100,9 +133,22 @@ class SearchConfig(Section):
                             [sorted(rows.values()) for rows in inputs.rows_by_file.values()], code_digest(*CODE)])
 
 
+def _section(schema: type[AnySection], name: str, values: dict[str, Any]) -> AnySection:
+    """Raises ValueError that names the key."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, (name, *first["loc"])))
+        near = difflib.get_close_matches(str(first["loc"][-1]), list(schema.model_fields), 1) if first["loc"] else []
+        said = f"no such key; did you mean '{near[0]}'?" if near and first["type"] == "extra_forbidden" else first["msg"]
+        raise ValueError(f"{key}: {said.removeprefix('Value error, ')}") from error
+
+
 def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str, Any]:
-    """Runs what is left of the search below `root`/NAME; writes summary.json and returns it: trials, the best of them
-    first, each with its values and the log loss and AUC on the validation window.
+    """Runs what is left of the search below `root`/NAME; writes summary.json and returns it: the starting point, the best
+    trial, its values as overrides for a job, and all trials, the best first, each with its values and its log loss and AUC
+    on the validation window.
 
     A trial that ends in an error counts as tried. Raises ConfigError where Optuna is not installed, StorageError where
     another process runs this search, ContractError where no trial came to its end.
@@ -132,7 +178,15 @@ def _open_study(config: SearchConfig, key: str, folder: Path) -> Any:
     """The study of this very search; trials that a kill left unfinished come first, with the same values."""
     optuna = _optuna()
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "trials.log")))
+    others = [each for each in optuna.get_all_study_names(storage) if each != key]
     study = optuna.create_study(storage=storage, study_name=key, load_if_exists=True)
+    if not study.trials:
+        if others:
+            log.info("search: other rows, space, settings or code than before, so a new search; earlier trials do not count")
+        if config.start is None:
+            log.info("search: the starting point lies outside the space, so it is not among the trials")
+        else:
+            study.enqueue_trial(config.start, user_attrs={"start": True})
     seed = np.random.SeedSequence([config.seed, len(study.trials)]).generate_state(1)[0]  # a later run draws what is new
     study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -152,7 +206,7 @@ def _fill(study: Any, config: SearchConfig, start: Any, at_once: int) -> None:
         for trial, future in [each for each in running if each[1].done()]:
             running.remove((trial, future))
             said = _tell(study, trial, future)
-            log.info("search: %d of %d trials, %s", _tried(study), config.trials, said)
+            log.info("search: %d of %d trials, %s: %s", _tried(study), config.trials, said, _values(config, trial.params))
 
 
 def _tell(study: Any, trial: Any, future: Future[Path]) -> str:
@@ -182,9 +236,9 @@ def _draw(trial: Any, key: str, values: list[Any] | Range) -> Any:
     return trial.suggest_float(key, values.low, values.high, log=values.log)
 
 
-def _meant(values: list[Any] | Range, drawn: Any) -> Any:
+def _values(config: SearchConfig, drawn: dict[str, Any]) -> dict[str, Any]:
     """What `_draw` made of what Optuna drew."""
-    return drawn if isinstance(values, Range) else values[drawn]
+    return {key: drawn[key] if isinstance(values, Range) else values[drawn[key]] for key, values in config.space.items()}
 
 
 def _kept_epoch(facts: dict[str, Any]) -> dict[str, float]:
@@ -199,9 +253,11 @@ def _summary(study: Any, config: SearchConfig) -> dict[str, Any]:
         raise ContractError("the search", f"{len(failed)} trials, none of which came to its end", "one that does",
                             f"narrow the space; the first said: {failed[0]}")
     trials = [{"log_loss": round(trial.value, 5), "auc": trial.user_attrs["auc"],
-               "values": {key: _meant(config.space[key], drawn) for key, drawn in trial.params.items()}}
+               "values": _values(config, trial.params), "start": "start" in trial.user_attrs}
               for trial in sorted(done, key=lambda trial: trial.value)]
-    return {"window": "valid", "trials": len(trials), "failed": len(failed), "best": trials[0], "all": trials}
+    return {"window": "valid", "trials": len(trials), "failed": len(failed), 
+            "start": next((trial for trial in trials if trial["start"]), None), "best": trials[0],
+            "overrides": " ".join(f"{key}={json.dumps(value)}" for key, value in trials[0]["values"].items()), "all": trials}
 
 
 def _optuna() -> Any:
