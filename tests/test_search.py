@@ -164,8 +164,7 @@ def test_the_starting_point_is_tried_first_and_the_best_is_said_as_overrides(sea
     assert summary["start"]["values"] == start
     assert summary["start"] in summary["all"]
     best = summary["best"]["values"]
-    assert summary["overrides"] == (f"training.learning_rate={best['training.learning_rate']} "
-                                    f"ranker.match_width={best['ranker.match_width']} ranker.deep={json.dumps(best['ranker.deep'])}")
+    assert all(f"{key}={json.dumps(value)}" in summary["overrides"] for key, value in best.items())
 
 
 def test_a_week_brings_its_own_ranker_and_training(tmp_path):
