@@ -15,6 +15,7 @@ from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
 from umair.experiments.page import experiment_text
 from umair.experiments.run import run_experiments
+from umair.experiments.summary import _GroupedReplicates
 from umair.experiments.trial import Outcome
 from umair.metrics import auc, way
 from umair.storage import read_facts
@@ -103,7 +104,11 @@ def test_the_table_says_what_the_scores_say(ran, tmp_path):
         assert line["rankers"]["ids"]["way_to_ceiling"] == pytest.approx(way(wanted, line["marks"]["ceiling"]), abs=1e-3)
         gap = line["rankers"][DEFAULT]["auc"]["estimate"] - line["rankers"]["ids"]["auc"]["estimate"]
         assert line["rankers"]["ids"]["default_minus"]["estimate"] == pytest.approx(gap, abs=2e-5)
-        assert line["rankers"][DEFAULT]["default_minus"] == {"estimate": 0, "low": 0, "high": 0}
+        own = line["rankers"][DEFAULT]
+        assert own["default_minus"] == own["gauc_default_minus"] == {"estimate": 0, "low": 0, "high": 0}
+        gap = line["rankers"]["ids"]["gauc_default_minus"]
+        assert gap["estimate"] == pytest.approx(own["gauc"] - line["rankers"]["ids"]["gauc"], abs=2e-5)
+        assert gap["low"] < gap["estimate"] < gap["high"]
     assert set(summary["rankers"][DEFAULT]["match_agreement"]) == {"style", "semantic"}
 
 
@@ -167,3 +172,13 @@ def test_the_page_has_every_rankers_figures(ran):
         assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
     assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
     assert SMALL["claim"] in text
+
+
+def test_the_gauc_of_a_replicate_counts_each_user_as_often_as_it_was_drawn():
+    """Three users of 2, 4 and 2 rows with AUC 1, 0.5 and none (one class)."""
+    user_N, label_N = np.array([0, 0, 1, 1, 1, 1, 2, 2]), np.array([0, 1, 0, 0, 1, 1, 1, 1])
+    score_N = np.array([0.1, 0.9, 0.1, 0.9, 0.5, 0.5, 0.3, 0.4])
+    weight_UR = np.array([[1.0, 3, 0, 0], [1, 1, 2, 0], [1, 5, 0, 4]])
+    found = _GroupedReplicates.of(user_N, label_N, score_N, weight_UR)
+    np.testing.assert_allclose(found.estimate, (2 * 1 + 4 * 0.5) / 6)
+    np.testing.assert_allclose(found.replicate_R, [4 / 6, (6 + 2) / 10, 0.5, np.nan])

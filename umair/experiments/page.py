@@ -55,13 +55,15 @@ def _slice(name: str, found: Line) -> list[str]:
     marks = [f"{mark} {value:.3f}" for mark, value in found["marks"].items()]
     said = f" AUC of the references: {', '.join(marks)}." if marks else ""
     ways = [f"way_to_{mark}" for mark in found["marks"]]
-    heads = ["ranker", "AUC", "default minus", "GAUC", "log loss", *(way.replace("_", " ") for way in ways)]
+    heads = ["ranker", "AUC", "default minus", "GAUC", "default minus in GAUC", "log loss",
+             *(way.replace("_", " ") for way in ways)]
     lines = [f"### {name}: {found['rows']:,} rows, {found['positives']:,} bookmarks", "", f"{said}".strip(), "", _row(heads),
              _row(["---"] * len(heads))]
     for ranker, line in sorted(found["rankers"].items(), key=lambda each: -each[1]["auc"]["estimate"]):
-        gap = "" if ranker == DEFAULT else _interval(line["default_minus"], "+.4f")
-        lines.append(_row([f"**{ranker}**" if ranker == DEFAULT else ranker, _interval(line["auc"], ".4f"), gap,
-                           f"{line['gauc']:.4f}", f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
+        gaps = ["" if ranker == DEFAULT else _interval(line[gap], "+.4f")
+                for gap in ("default_minus", "gauc_default_minus")]
+        lines.append(_row([f"**{ranker}**" if ranker == DEFAULT else ranker, _interval(line["auc"], ".4f"), gaps[0],
+                           f"{line['gauc']:.4f}", gaps[1], f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
     return [*lines, ""]
 
 

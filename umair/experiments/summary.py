@@ -7,6 +7,7 @@ rankers alike, so that a difference is paired in both.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from umair.evaluation.comparison import resample_users
 from umair.experiments.config import DEFAULT
 from umair.experiments.data import NEW_USERS, Data
 from umair.experiments.trial import Outcome
-from umair.metrics import GroupedAuc, LogLoss, auc, way
+from umair.metrics import GroupedAuc, LogLoss, auc, auc_by_user, way
 
 REPLICATES, CONFIDENCE = 200, 0.95
 FEWEST_ROWS = 20  # of a user whose weights are compared with the truth
@@ -60,6 +61,9 @@ class _Replicates:
                   for ranker, each in logits.items() for seed, logit_N in enumerate(each)}
         self.aucs = resample_users(user_N, label_N, scores, replicates=REPLICATES, confidence=CONFIDENCE, seed=0)
         self.drawn_RS = np.random.default_rng(1).integers(0, self.seeds, (REPLICATES, self.seeds))
+        self.weight_UR = np.random.default_rng(2).poisson(1.0, (len(np.unique(user_N)), REPLICATES)).astype(np.float64)
+        self.gaucs = {ranker: [_GroupedReplicates.of(user_N, label_N, logit_N, self.weight_UR) for logit_N in each]
+                      for ranker, each in logits.items()}
 
     def by_seed(self, ranker: str) -> list[float]:
         return [self.aucs.estimate[f"{ranker} {seed}"] for seed in range(self.seeds)]
@@ -69,17 +73,44 @@ class _Replicates:
 
     def replicate(self, ranker: str) -> Floats:
         """AUC_R: each the mean over that replicate's seeds."""
-        every_RS = np.stack([self.aucs.replicate_R[f"{ranker} {seed}"] for seed in range(self.seeds)], 1)
-        drawn_R: Floats = np.take_along_axis(every_RS, self.drawn_RS, 1).mean(1)
+        return self._over_seeds([self.aucs.replicate_R[f"{ranker} {seed}"] for seed in range(self.seeds)])
+
+    def gauc(self, ranker: str) -> float:
+        return float(np.mean([each.estimate for each in self.gaucs[ranker]]))
+
+    def gauc_replicate(self, ranker: str) -> Floats:
+        return self._over_seeds([each.replicate_R for each in self.gaucs[ranker]])
+
+    def _over_seeds(self, of_seeds: list[Floats]) -> Floats:
+        drawn_R: Floats = np.take_along_axis(np.stack(of_seeds, 1), self.drawn_RS, 1).mean(1)
         return drawn_R
 
     def line(self, ranker: str) -> Line:
-        groups = [GroupedAuc.of(self.user_N, self.label_N, logit_N).by_rows for logit_N in self.logits[ranker]]
+        gap = self.gauc(DEFAULT) - self.gauc(ranker)
         losses = [_log_loss(self.label_N, logit_N) for logit_N in self.logits[ranker]]
         own_R = self.replicate(ranker)
         return {"auc": _figure(self.mean(ranker), own_R), "auc_by_seed": [round(value, 5) for value in self.by_seed(ranker)],
                 "default_minus": _figure(self.mean(DEFAULT) - self.mean(ranker), self.replicate(DEFAULT) - own_R),
-                "gauc": round(float(np.mean(groups)), 5), "log_loss": round(float(np.mean(losses)), 5)}
+                "gauc": round(self.gauc(ranker), 5),
+                "gauc_default_minus": _figure(gap, self.gauc_replicate(DEFAULT) - self.gauc_replicate(ranker)),
+                "log_loss": round(float(np.mean(losses)), 5)}
+
+
+@dataclass(frozen=True)
+class _GroupedReplicates:
+    """GAUC (by rows) of one ranker and seed: on all users, and where each counts as often as a replicate drew it."""
+
+    estimate: float
+    replicate_R: Floats
+
+    @classmethod
+    def of(cls, user_N: Array, label_N: Array, logit_N: Array, weight_UR: Floats) -> _GroupedReplicates:
+        rows_U, auc_U = auc_by_user(user_N, label_N, logit_N)
+        kept_U = ~np.isnan(auc_U)
+        weighed_UR = weight_UR[kept_U] * rows_U[kept_U, None]
+        total_R = weighed_UR.sum(0)
+        replicate_R = np.divide(auc_U[kept_U] @ weighed_UR, total_R, out=np.full(len(total_R), np.nan), where=total_R > 0)
+        return cls(GroupedAuc.of(user_N, label_N, logit_N).by_rows, replicate_R)
 
 
 def _figure(estimate: float, replicate_R: Floats) -> Line:
