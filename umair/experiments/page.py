@@ -62,8 +62,9 @@ def _slice(name: str, found: Line) -> list[str]:
     for ranker, line in sorted(found["rankers"].items(), key=lambda each: -each[1]["auc"]["estimate"]):
         gaps = ["" if ranker == DEFAULT else _interval(line[gap], "+.4f")
                 for gap in ("default_minus", "gauc_default_minus")]
-        lines.append(_row([f"**{ranker}**" if ranker == DEFAULT else ranker, _interval(line["auc"], ".4f"), gaps[0],
-                           f"{line['gauc']:.4f}", gaps[1], f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
+        named = f"**{ranker}**" if ranker == DEFAULT else ranker
+        lines.append(_row([named, _interval(line["auc"], ".4f"), gaps[0], f"{line['gauc']:.4f}", gaps[1],
+                           f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
     return [*lines, ""]
 
 
