@@ -96,9 +96,9 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
     ("root: r\ninner: {rows: 0}\n", "key 'inner.rows': found 0; expected Input should be greater than 0"),
     ("root: r\ninner: {rows: 1.5}\n", "key 'inner.rows': found 1.5"),
     ("root: r\ninner: 5\n", "key 'inner': found 5"),
-    ("root: r\nnamed: {main: {}}\n", "key 'named.main.width': found {}; expected Field required"),
-    ("inner: {}\n", "key 'root': found {'inner': {}}; expected Field required"),
-    ("", "key 'root': found {}; expected Field required"),
+    ("root: r\nnamed: {main: {}}\n", "found no 'named.main.width'; expected a value for it. What to do: add `named.main.width:`"),
+    ("inner: {}\n", "found no 'root'; expected a value for it"),
+    ("", "found no 'root'; expected a value for it"),
 ])
 def test_values_of_a_wrong_type(tmp_path, text, found):
     assert found in refuses(tmp_path, text)

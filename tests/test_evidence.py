@@ -12,7 +12,8 @@ import pytest
 from umair import evidence
 from umair.evidence import ROOT, origin, provenance, spread, write_evidence
 
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*/*.py")])
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*/*.py")]
+                 if "__main__" in path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
