@@ -53,7 +53,7 @@ def main() -> None:
         config = load_config(EXPERIMENT, [], ExperimentConfig)
         draw_numeric_world(NumericWorldConfig(rows=given.rows, history=200), folder / "world")
         inputs = numeric_inputs(folder / "world")
-        result = {**provenance(f"python benchmarks/train.py --rows {given.rows} --steps {given.steps}"), "rows": given.rows,
+        result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
                   "ranks": _ranks(config.ranker, inputs, folder)}
         if given.deepctr:
@@ -138,6 +138,11 @@ def _train(ranks: Ranks, *, bound: bool, **arguments: Any) -> dict[str, Any]:
         for thread in os.listdir("/proc/self/task"):  # Horovod's too, which is there already; later ones inherit it
             os.sched_setaffinity(int(thread), {ranks.index})
     return train_rankers(ranks, **arguments)
+
+
+def _command(given: argparse.Namespace) -> str:
+    beside = " --deepctr FOLDER" if given.deepctr else ""
+    return f"python benchmarks/train.py --rows {given.rows} --steps {given.steps}{beside}"
 
 
 def _headline(result: dict[str, Any]) -> dict[str, Any]:

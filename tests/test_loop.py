@@ -120,7 +120,6 @@ def test_another_number_of_ranks_takes_up_a_checkpoint_and_starts_its_epoch_over
     assert made.name == "step-00000018"
     renamed = made.rename(made.with_name("step-00000900"))  # as if by ranks whose epochs had many more steps
     given["config"] = given["config"].model_copy(update={"ranks": 2, "threads": 2, "checkpoint_steps": 6})
-    monkeypatch.setenv("WAITS", str(tmp_path / "waits"))
     facts = run_ranks(spark, train_rankers, given, 2)[0]
     said = capfd.readouterr().out
     assert "train: the checkpoint is of 1 ranks: epoch 2 starts over from its weights" in said

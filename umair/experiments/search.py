@@ -191,7 +191,7 @@ def _open_study(config: SearchConfig, key: str, folder: Path) -> Any:
     study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     return study
 
 
@@ -255,7 +255,7 @@ def _summary(study: Any, config: SearchConfig) -> dict[str, Any]:
     trials = [{"log_loss": round(trial.value, 5), "auc": trial.user_attrs["auc"],
                "values": _values(config, trial.params), "start": "start" in trial.user_attrs}
               for trial in sorted(done, key=lambda trial: trial.value)]
-    return {"window": "valid", "trials": len(trials), "failed": len(failed), 
+    return {"window": "valid", "trials": len(trials), "failed": len(failed),
             "start": next((trial for trial in trials if trial["start"]), None), "best": trials[0],
             "overrides": " ".join(f"{key}={json.dumps(value)}" for key, value in trials[0]["values"].items()), "all": trials}
 
