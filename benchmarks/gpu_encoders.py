@@ -12,16 +12,16 @@ import argparse
 import io
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from clock import rate
 from PIL import Image
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
@@ -33,7 +33,6 @@ from umair.model.painting_style import style_vector  # noqa: E402  the checkout'
 RESULTS = ROOT / "benchmarks/results/gpu_encoders.json"
 RESNET_101 = {"depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048], "embedding_size": 64, "layer_type": "bottleneck"}
 STYLE_BLOCKS = 3
-WARM_UP, REPEATS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def main() -> None:
 
 
 def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.device) -> float:
-    """The median over REPEATS of pictures a second; loading, compiling and warming up are not timed."""
+    """Pictures a second; loading is not timed either."""
     encoder = Encoder(style=case.style).eval().to(device)
     if case.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
@@ -106,19 +105,7 @@ def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.devic
         def step() -> None:
             run(next(batches).to(device, non_blocking=True))
 
-        for _ in range(WARM_UP):
-            step()
-        steps = max(1, round(seconds / REPEATS / _timed(step, 1, device)))
-        return batch * steps / statistics.median(_timed(step, steps, device) for _ in range(REPEATS))
-
-
-def _timed(step: Callable[[], None], count: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+        return rate(step, batch, seconds, device)
 
 
 def _in_memory(size: int, batch: int, device: torch.device, channels_last: bool) -> Iterator[Tensor]:

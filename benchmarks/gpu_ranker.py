@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from clock import WARM_UP, Step, rate
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
@@ -33,8 +32,6 @@ from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
 RESULTS = ROOT / "benchmarks/results/gpu_ranker.json"
 WIDTHS = {"semantic": 2_048, "style": 256, "text": 512}
 HISTORY, CATALOGUE, EPOCH = 200, 100_000, 24_200_000  # the paper's rows of a training set
-WARM_UP, REPEATS = 3, 5
-Step = Callable[[], None]
 
 
 def main() -> None:
@@ -48,9 +45,9 @@ def main() -> None:
     for batch in given.batches:
         for form in forms:
             for precision in ("float32", "bfloat16"):
-                rate = _rate(form, precision, batch, given.seconds, device)
-                line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(rate),
-                        "seconds_for_24.2M_rows": round(EPOCH / rate, 1)}
+                found = _rate(form, precision, batch, given.seconds, device)
+                line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(found),
+                        "seconds_for_24.2M_rows": round(EPOCH / found, 1)}
                 print(json.dumps(line), file=sys.stderr, flush=True)
                 result["cases"].append(line)
     given.out.parent.mkdir(exist_ok=True)
@@ -60,17 +57,13 @@ def main() -> None:
 
 
 def _rate(form: str, precision: str, rows: int, seconds: float, device: torch.device) -> float:
-    """The median over REPEATS of rows a second; compiling, capturing and warming up are not timed."""
+    """Rows a second; capturing is not timed either."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
     ranker = UmairRanker(config, WIDTHS).to(device).train()
     optimizer = torch.optim.Adam(ranker.parameters(), fused=True, capturable=device.type == "cuda")
-    step = _step(ranker, optimizer, _batch(config, rows, device), form, precision)
-    for _ in range(WARM_UP):
-        step()
-    count = max(1, round(seconds / REPEATS / _timed(step, 1, device)))
-    return rows * count / statistics.median(_timed(step, count, device) for _ in range(REPEATS))
+    return rate(_step(ranker, optimizer, _batch(config, rows, device), form, precision), rows, seconds, device)
 
 
 def _step(ranker: UmairRanker, optimizer: torch.optim.Optimizer, batch: Batch, form: str, precision: str) -> Step:
@@ -126,15 +119,6 @@ def _batch(config: RankerConfig, rows: int, device: torch.device) -> Batch:
         item_fields_UF=fields(config.item_fields, count), item_tags_UT=below(config.tag_buckets, count, ITEM_TAGS),
         item_B=below(count, rows), bookmarked_BH=below(count, rows, HISTORY), passed_BH=below(count, rows, HISTORY),
         label_B=below(2, rows).float()).to(device)
-
-
-def _timed(step: Step, count: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
@@ -51,13 +50,6 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
         item_fields_UF=torch.stack([below(size, illustrations) for size in config.item_fields.values()], 1),
         item_tags_UT=below(config.tag_buckets, illustrations, ITEM_TAGS), known_U=known, item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(),
         label_B=below(2, rows).float())
-
-
-def rows_of(batch: Batch, rows: list[int]) -> Batch:
-    """The batch with these rows alone; its illustrations stay."""
-    own = {name: of_BD[rows] for name, of_BD in batch.vectors_BD.items()}
-    return replace(batch, vectors_BD=own, **{name: value[rows] for name, value in batch.__dict__.items()
-                                             if "_B" in name and not isinstance(value, dict)})
 
 
 def loss_after(steps: int, model: Ranker, batch: Batch) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, rows_of, small
+from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, small
 
 from umair.baselines.dcn_v2 import DcnV2
 from umair.model.batch import Batch
@@ -55,7 +55,7 @@ def test_a_row_does_not_feel_its_batch_and_one_row_is_a_batch():
     model(batch)
     together = model.eval()(batch)
     for row in range(len(batch)):
-        torch.testing.assert_close(model(rows_of(batch, [row])).logit_B[0], together.logit_B[row])
+        torch.testing.assert_close(model(batch.rows([row])).logit_B[0], together.logit_B[row])
     assert together.contribution_BM is None
     assert together.match_BM is None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from batches import WIDTHS, random_batch, rows_of
+from batches import WIDTHS, random_batch
 from torch import nn
 
 from umair.errors import ContractError
@@ -155,7 +155,7 @@ def test_after_training_a_row_does_not_feel_its_batch():
     batch = random_batch()
     match = trained_match(batch)
     for row in range(len(batch)):
-        torch.testing.assert_close(matches_of(match, rows_of(batch, [row])).product_BMP[0], matches_of(match, batch).product_BMP[row])
+        torch.testing.assert_close(matches_of(match, batch.rows([row])).product_BMP[0], matches_of(match, batch).product_BMP[row])
 
 
 def test_statistics_come_from_the_known_illustrations():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, rows_of, small
+from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, small
 from pydantic import ValidationError
 from torch.nn import functional as F
 
@@ -66,12 +66,12 @@ def test_every_variant_learns_a_batch_by_heart_row_by_row(changes):
     model, batch = ranker(deep_dropout=0, tower_dropout=0, attention_dropout=0, **changes), random_batch(rows=24)
     assert loss_after(80, model, batch) < 0.2
     together = model.eval()(batch).logit_B
-    torch.testing.assert_close(model(rows_of(batch, [3])).logit_B[0], together[3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(batch.rows([3])).logit_B[0], together[3], rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_authors_batch_mean_makes_a_row_feel_its_batch():
     model, batch = ranker(batch_mean=True).eval(), random_batch(rows=24)
-    assert not torch.allclose(model(rows_of(batch, [3])).logit_B[0], model(batch).logit_B[3], rtol=0, atol=1e-6)
+    assert not torch.allclose(model(batch.rows([3])).logit_B[0], model(batch).logit_B[3], rtol=0, atol=1e-6)
 
 
 def test_the_machine_adds_the_pairs_of_all_fields():
@@ -114,7 +114,7 @@ def test_after_training_a_row_does_not_feel_its_batch(changes):
     together = model.eval()(batch)
     assert together.logit_B.shape == (len(batch),)
     for row in range(len(batch)):
-        alone = model(rows_of(batch, [row]))
+        alone = model(batch.rows([row]))
         torch.testing.assert_close(alone.logit_B[0], together.logit_B[row])
         if alone.contribution_BM is not None:
             torch.testing.assert_close(alone.contribution_BM[0], together.contribution_BM[row])

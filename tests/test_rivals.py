@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import WIDTHS, loss_after, random_batch, rows_of, small
+from batches import WIDTHS, loss_after, random_batch, small
 
 from umair.baselines.dcn import CrossNet
 from umair.baselines.difm import HEAD_WIDTH, HEADS, SelfAttention
@@ -144,7 +144,7 @@ def test_a_row_does_not_feel_its_batch(form: str, inputs: str) -> None:
     model(batch)
     together = model.eval()(batch).logit_B
     for row in range(len(batch)):
-        torch.testing.assert_close(model(rows_of(batch, [row])).logit_B[0], together[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(batch.rows([row])).logit_B[0], together[row], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)

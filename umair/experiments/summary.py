@@ -55,7 +55,7 @@ class _Replicates:
     """Every ranker's AUC on one slice, for each seed, and in replicates of users and seeds that all share."""
 
     def __init__(self, user_N: Array, label_N: Array, logits: dict[str, list[Array]]) -> None:
-        self.user_N, self.label_N, self.logits = user_N, label_N, logits
+        self.label_N, self.logits = label_N, logits
         self.seeds = len(next(iter(logits.values())))
         scores = {f"{ranker} {seed}": logit_N.astype(np.float64)
                   for ranker, each in logits.items() for seed, logit_N in enumerate(each)}

@@ -48,8 +48,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label_B)
 
-    def rows(self, part: slice) -> Batch:
-        """Some of the rows; the U illustrations stay."""
+    def rows(self, part: slice | list[int]) -> Batch:
+        """Some of the rows, or some of them twice; the U illustrations stay."""
         own: dict[str, Any] = {}
         for name, value in self.__dict__.items():
             if name.rsplit("_", 1)[1].startswith("B"):

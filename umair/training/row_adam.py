@@ -46,13 +46,14 @@ class RowAdam(torch.optim.AdamW):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_NE), torch.zeros_like(table_NE)
         state["step"] += 1
         first, second = group["betas"]
+        step = state["step"].double()  # in float32, 1 - 0.999 is off by 5e-5 of itself
         row_X, value_XE = gradient.indices()[0], gradient.values()
         table_NE[row_X] *= 1 - group["lr"] * group["weight_decay"]
         mean_XE = state["exp_avg"][row_X].lerp_(value_XE, 1 - first)
         square_XE = state["exp_avg_sq"][row_X].mul_(second).addcmul_(value_XE, value_XE, value=1 - second)
         state["exp_avg"][row_X], state["exp_avg_sq"][row_X] = mean_XE, square_XE
-        deviation_XE = (square_XE / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-        table_NE.index_add_(0, row_X, (mean_XE / deviation_XE) * (-group["lr"] / (1 - first ** state["step"])))
+        deviation_XE = (square_XE / (1 - second ** step)).sqrt_().add_(group["eps"])
+        table_NE.index_add_(0, row_X, (mean_XE / deviation_XE) * (-group["lr"] / (1 - first ** step)))
 
 
 def make_tables_sparse(module: nn.Module, rows: int) -> None:
