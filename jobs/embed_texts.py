@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from umair.embedding.drift import measure_drift
-from umair.embedding.texts import embed_texts as embed
-from umair.embedding.texts import texts_to_embed
+from umair.embedding.texts import embedded_texts, texts_to_embed
 from umair.job import Job, log, main, require_finished
 from umair.schema import ILLUSTRATIONS, TAGS, TEXT_VECTORS
 from umair.storage import read_facts
@@ -19,10 +18,15 @@ def embed_texts(job: Job) -> dict[str, Any]:
     encoder, there = read_facts(folder)["fingerprint"], job.read_newest(TEXT_VECTORS.name)
     before = job.store.snapshot(TEXT_VECTORS.name).rows if there is not None else 0
     new = texts_to_embed(job.read(TAGS.name), job.read(ILLUSTRATIONS.name), there, encoder, config)
+    resumed = 0
     if there is None or not new.isEmpty():
-        job.commit(TEXT_VECTORS.name, embed(new, folder, config), append=True, encoder=encoder)
+        with embedded_texts(new, folder, config, job.store.unfinished("embed_texts")) as (rows, resumed):
+            job.commit(TEXT_VECTORS.name, rows, append=True, encoder=encoder)
     vectors = job.store.snapshot(TEXT_VECTORS.name)
-    facts = {"embedded": vectors.rows - before, "encoder": encoder, "versions": {vectors.name: vectors.version}}
+    facts = {"embedded": vectors.rows - before, "resumed": resumed, "encoder": encoder,
+             "versions": {vectors.name: vectors.version}}
+    log.info("texts: %d new, %d of them taken over from a run that was killed; %d vectors", facts["embedded"], resumed,
+             vectors.rows)
     replaced = job.encoder_before("embed_texts", encoder)
     if replaced is not None:
         drift = measure_drift(job.read_newest(TEXT_VECTORS.name), replaced, encoder, key="text", kinds=["vector"])

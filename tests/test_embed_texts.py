@@ -8,8 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyspark.sql import functions as F
 
-from umair.embedding.texts import EmbedTextsConfig, embed_batches, embed_texts, task_device, texts_to_embed, worker_encoder
+from umair.embedding.texts import (
+    EmbedTextsConfig,
+    embed_batches,
+    embed_texts,
+    embedded_texts,
+    task_device,
+    texts_to_embed,
+    worker_encoder,
+)
 from umair.errors import ClusterError, ContractError, StorageError
 from umair.model.text_encoder import (
     TextEncoderConfig,
@@ -153,3 +162,28 @@ def test_each_week_appends_what_is_new_and_no_text_twice(spark, tags, titled, fo
     assert week("cat", "dog") == 2
     assert week("cat", "dog", "fox") == 3
     assert week("cat", "dog", "fox") == 3
+
+
+def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folder, tmp_path):
+    encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
+    done = spark.createDataFrame([("cat",), ("dog",), ("withdrawn since",)], "text string")
+    marked = embed_texts(done, folder, CONFIG).withColumn("vector", F.expr("transform(vector, x -> 7f)"))  # to be known again
+    for run in ("run-000", "run-001"):  # the same rows twice
+        marked.write.parquet(str(tmp_path / encoder / run))
+    (tmp_path / encoder / "run-002" / "_temporary" / "0").mkdir(parents=True)  # as a kill leaves it
+    new = texts_to_embed(tags("cat", "dog", "fox"), titled(), None, encoder, CONFIG)
+    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, resumed):
+        vectors = {row["text"]: set(row["vector"]) for row in rows.collect()}
+    assert resumed == 2
+    assert {text: vector == {7.0} for text, vector in vectors.items()} == {"cat": True, "dog": True, "fox": False}
+    assert tuple(rows.columns) == TEXT_VECTORS.column_names
+    assert not (tmp_path / encoder).exists()
+
+
+def test_texts_whose_commit_failed_wait_for_the_next_run(spark, tags, titled, folder, tmp_path):
+    new = texts_to_embed(tags("cat", "dog"), titled(), None, "e", CONFIG)
+    with pytest.raises(OSError, match="disk full"), embedded_texts(new, folder, CONFIG, tmp_path) as (_, resumed):
+        raise OSError("disk full")
+    assert resumed == 0
+    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, resumed):
+        assert (rows.count(), resumed) == (2, 2)

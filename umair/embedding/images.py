@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pyspark.storagelevel import StorageLevel
 from umair.embedding.arrow import in_worker
 from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
+from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ClusterError, ContractError
 from umair.picture_files import NOT_THERE, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
@@ -31,7 +31,6 @@ PHASES = ("read", "decode", "encode", "task")  # read and decode in threads, whi
 REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
-TASKS_COMMIT_ALONE = "mapreduce.fileoutputcommitter.algorithm.version"  # 2: not all together at the end of the job
 SAME_PICTURE = ["illust_id", "illust_index", "state"]
 EARLIER = -1  # stands for the partitions of runs that were killed
 ARROW_BYTES = 2**31  # of one column in one batch, at most
@@ -51,7 +50,7 @@ class EmbeddingRun(NamedTuple):
     folder: Path | str
     image_root: str
     config: EmbedImagesConfig
-    unfinished: Path  # all nodes see it
+    unfinished: Path  # `Store.unfinished`; all nodes see it
 
 
 class EmbeddedPictures(NamedTuple):
@@ -131,11 +130,12 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     """
     encoder = run.config.named(read_facts(Path(run.folder)))["fingerprint"]
     require_device(todo.sparkSession, run.config.device)
-    usable = _left_by_killed_runs(todo, run.unfinished / encoder).persist(StorageLevel.DISK_ONLY)
+    unfinished = UnfinishedWork(run.unfinished / encoder, EMBEDDED)
+    usable = _usable(unfinished.left(todo.sparkSession), todo).persist(StorageLevel.DISK_ONLY)
     try:
         resumed = usable.count()
         rest = todo.join(usable.select("illust_id"), "illust_id", how="left_anti") if resumed else todo
-        embedded = _embed(rest, run, run.unfinished / encoder).unionByName(usable)
+        embedded = _embed(rest, run, unfinished).unionByName(usable)
         facts = {**_count(embedded), "resumed": resumed, "withdrawn": withdrawn.count() if withdrawn is not None else 0}
         _require_few_rejects(facts, embedded, run.config)
         kept = vectors
@@ -144,32 +144,24 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
         listed = rejects if rejects is None or withdrawn is None else rejects.join(
             withdrawn.selectExpr("CAST(illust_id AS STRING) AS key"), "key", how="left_anti")
         yield EmbeddedPictures(_updates(embedded, kept, listed, encoder, facts), facts)
-        shutil.rmtree(run.unfinished / encoder)  # another encoder's waits on
+        unfinished.forget()
     finally:
         usable.unpersist()
 
 
-def _left_by_killed_runs(todo: DataFrame, unfinished: Path) -> DataFrame:
-    """Rows of EMBEDDED that need not be made again: with vectors, of pictures of `todo` that are as they were.
+def _usable(left: DataFrame, todo: DataFrame) -> DataFrame:
+    """What killed runs have left and need not be made again: rows with vectors, of pictures of `todo` that are as they were.
 
     Their partition is EARLIER.
     """
-    left = [str(folder) for folder in sorted(unfinished.glob("run-*")) if any(folder.glob("*.parquet"))]
-    if not left:
-        return todo.sparkSession.createDataFrame([], EMBEDDED)
-    found = todo.sparkSession.read.schema(EMBEDDED).parquet(*left).filter("rule IS NULL")
-    wanted = found.drop("reason").join(todo.select(*SAME_PICTURE, "reason"), SAME_PICTURE, how="inner")
-    return wanted.dropDuplicates(["illust_id"]).withColumn("partition", F.lit(EARLIER)).select(found.columns)
+    wanted = left.filter("rule IS NULL").drop("reason").join(todo.select(*SAME_PICTURE, "reason"), SAME_PICTURE, how="inner")
+    return wanted.dropDuplicates(["illust_id"]).withColumn("partition", F.lit(EARLIER)).select(left.columns)
 
 
-def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: Path) -> DataFrame:
-    """Embeds into a new folder below `unfinished`, in which a task's file appears, whole, as soon as the task is done."""
-    folder = unfinished / f"run-{len(list(unfinished.glob('run-*'))):03d}"
+def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: UnfinishedWork) -> DataFrame:
     largest = run.config.limits.max_bytes + 1  # no picture is handed out with more
     with _arrow_rows(todo.sparkSession, max(1, min(run.config.batch, ARROW_BYTES // largest))):
-        embedded = embed_pictures(todo, run.folder, run.image_root, run.config)
-        embedded.write.option("compression", "zstd").option(TASKS_COMMIT_ALONE, "2").parquet(str(folder))
-    return todo.sparkSession.read.schema(EMBEDDED).parquet(str(folder))
+        return unfinished.add(embed_pictures(todo, run.folder, run.image_root, run.config))
 
 
 def require_device(spark: SparkSession, device: str) -> None:

@@ -7,6 +7,7 @@ vector: it stands for no text at all.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from umair.config import Section
 from umair.embedding.arrow import Batches, in_worker, record_batch, vector_column
+from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ClusterError, ContractError
 from umair.model.text_encoder import clean_text, load_text_encoder
 from umair.schema import TEXT_VECTORS
@@ -67,6 +69,21 @@ def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) 
     partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
     work = partial(embed_batches, folder=str(folder), encoder=encoder, config=config)
     return texts.repartition(partitions).mapInArrow(in_worker(work), TEXT_VECTORS.columns)
+
+
+@contextlib.contextmanager
+def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig, unfinished: Path
+                   ) -> Iterator[tuple[DataFrame, int]]:
+    """The rows of `text_vectors` for `texts_to_embed`, and how many of them a killed run had made (decision 010).
+
+    They lie below `unfinished` (`Store.unfinished`) until the `with` block has ended well. Raises what `embed_texts` does.
+    """
+    work = UnfinishedWork(unfinished / read_facts(Path(folder))["fingerprint"], TEXT_VECTORS.columns)
+    usable = work.left(texts.sparkSession).join(texts, on="text", how="left_semi").dropDuplicates(["text"])
+    resumed = usable.count()
+    rest = texts.join(usable.select("text"), on="text", how="left_anti") if resumed else texts
+    yield work.add(embed_texts(rest, folder, config)).unionByName(usable), resumed
+    work.forget()
 
 
 def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,35 @@
+"""What the tasks of an embedding run have made, kept until it is committed: a later run takes it over (decision 010)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+
+TASKS_COMMIT_ALONE = "mapreduce.fileoutputcommitter.algorithm.version"  # 2: not all together at the end of the job
+
+
+class UnfinishedWork:
+    """One encoder's folder below `Store.unfinished`, with rows of one schema. All nodes see it."""
+
+    def __init__(self, folder: Path, columns: str) -> None:
+        self.folder, self.columns = folder, columns
+
+    def left(self, spark: SparkSession) -> DataFrame:
+        """What the finished tasks of killed runs have made; a row may come twice."""
+        runs = [str(run) for run in self._runs() if any(run.glob("*.parquet"))]
+        return spark.read.schema(self.columns).parquet(*runs) if runs else spark.createDataFrame([], self.columns)
+
+    def add(self, made: DataFrame) -> DataFrame:
+        """Runs `made` into a new folder, in which a task's file appears, whole, as soon as the task is done; the rows."""
+        folder = self.folder / f"run-{len(self._runs()):03d}"
+        made.write.option("compression", "zstd").option(TASKS_COMMIT_ALONE, "2").parquet(str(folder))
+        return made.sparkSession.read.schema(self.columns).parquet(str(folder))
+
+    def forget(self) -> None:
+        """Once all is committed. Another encoder's work waits on."""
+        shutil.rmtree(self.folder)
+
+    def _runs(self) -> list[Path]:
+        return sorted(self.folder.glob("run-*"))
