@@ -132,7 +132,8 @@ def _spark(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
 def _whole_job(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
     """What jobs/embed_images.py does: looks at every file, embeds, judges, and commits to tables that do not exist yet."""
     store, root = Store(folder / "root"), str(folder / "pictures")
-    fresh = images.pictures_to_embed(todo.drop("state", "reason"), None, None, root, read_facts(folder / "encoder")["fingerprint"])
+    fresh = images.pictures_to_embed(todo.drop("state", "reason"), None, None, root, read_facts(folder / "encoder")["fingerprint"],
+                                     config)
     run = images.EmbeddingRun(folder / "encoder", root, config, store.unfinished("embed_images"))
     with images.embedded_pictures(fresh, None, None, None, run) as embedded:
         for name, update in embedded.updates.items():

@@ -23,7 +23,7 @@ def embed_images(job: Job) -> dict[str, Any]:
     encoder = config.named(read_facts(folder))["fingerprint"]
     illustrations = job.read(ILLUSTRATIONS.name)
     vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)
-    todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, retry_rejects=config.retry_rejects)
+    todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, config)
     latest = job.store.latest_week(IMAGE_VECTORS.name)  # later weeks' pictures are no withdrawn ones
     gone = None if latest is None or vectors is None else withdrawn_pictures(illustrations, vectors,
                                                                             absent=latest <= str(job.week))

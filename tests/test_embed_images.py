@@ -94,9 +94,9 @@ class Site:
     def read(self, name: str) -> DataFrame | None:
         return self.spark.read.parquet(*self.store.snapshot(name).files) if self.store.exists(name) else None
 
-    def todo(self, retry: bool = False) -> DataFrame:
+    def todo(self, config: EmbedImagesConfig = CONFIG) -> DataFrame:
         return pictures_to_embed(self.illustrations, self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS), str(self.images),
-                                 self.encoder, retry_rejects=retry)
+                                 self.encoder, config)
 
     def embed(self, config: EmbedImagesConfig = CONFIG, only: tuple[str, ...] = (IMAGE_REJECTS, IMAGE_VECTORS.name), *,
               absent: bool = True) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Site:
         vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
         gone = None if vectors is None else withdrawn_pictures(self.illustrations, vectors, absent=absent)
         run = EmbeddingRun(self.encoder_folder, str(self.images), config, self.store.unfinished("embed_images"))
-        with embedded_pictures(self.todo(config.retry_rejects), vectors, rejects, gone, run) as embedded:
+        with embedded_pictures(self.todo(config), vectors, rejects, gone, run) as embedded:
             for name, update in embedded.updates.items():
                 if name in only:
                     folder = self.store.staging(name)
@@ -168,7 +168,7 @@ def test_a_url_gives_the_vectors_that_a_folder_gives(site: Site, tmp_path: Path)
     site.rows[9] = ("missing.png", None)
     rows = {}
     for root in (str(site.images), f"file://{site.images}", f"zip://deep::{tmp_path}/pictures.zip"):
-        todo = pictures_to_embed(site.illustrations, None, None, root, site.encoder)
+        todo = pictures_to_embed(site.illustrations, None, None, root, site.encoder, CONFIG)
         embedded = embed_pictures(todo, site.encoder_folder, root, CONFIG).toPandas().sort_values("illust_id")
         rows[root] = [(row.illust_id, row.rule, row.sha256, None if row.rule else list(row.style)) for row in embedded.itertuples()]
     folder, url, archived = rows.values()
@@ -287,7 +287,7 @@ def test_rejects_are_retried_only_when_asked(site: Site) -> None:
     site.put(2, picture_bytes(2))
     site.embed()
     assert site.todo().count() == 0
-    assert [(row["illust_id"], row["reason"]) for row in site.todo(retry=True).collect()] == [(1, "retried")]
+    assert [(row["illust_id"], row["reason"]) for row in site.todo(CONFIG.model_copy(update={"retry_rejects": True})).collect()] == [(1, "retried")]
     strict = CONFIG.model_copy(update={"retry_rejects": True, "max_reject_share": 0.0, "reject_allowance": 0})
     assert site.embed(strict)["rows"]["retried"] == 1  # and it does not count against the share
     assert site.rejects() == {"1": "not_an_image"}
@@ -338,8 +338,25 @@ def test_what_was_there_and_could_not_be_read_is_tried_again_unasked(site: Site,
     rules = {0: "unreadable_file", 1: "missing_file", 2: "truncated", 4: "missing_file"}
     rejects = spark.createDataFrame([("illustrations", str(key), rule, "x", f"{site.encoder}|{states[key]}")
                                      for key, rule in rules.items()], IMAGE_REJECTS_COLUMNS)
-    todo = pictures_to_embed(site.illustrations, None, rejects, str(site.images), site.encoder)
+    todo = pictures_to_embed(site.illustrations, None, rejects, str(site.images), site.encoder, CONFIG)
     assert {row["illust_id"]: row["reason"] for row in todo.collect()} == {0: "retried", 1: "retried", 3: "new"}
+
+
+def test_files_are_compared_by_content_where_asked_for(site: Site) -> None:
+    by_content = CONFIG.model_copy(update={"changed_by": "content"})
+    for key, tail in ((1, b""), (2, b"a"), (3, b"")):  # what follows a PNG's end is no part of the picture
+        site.put(key, picture_bytes(key) + tail)
+    assert site.embed(by_content)["rows"] == {"new": 3, "changed": 0, "retried": 0}
+    before = os.stat(site.images / "2.png")
+    os.utime(site.images / "1.png", ns=(0, 1))  # the same bytes, copied later
+    (site.images / "2.png").write_bytes(picture_bytes(2) + b"b")
+    os.utime(site.images / "2.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (site.images / "3.png").rename(site.images / "moved.png")
+    site.rows[3] = ("moved.png", None)
+    assert {row["illust_id"]: row["reason"] for row in site.todo(by_content).collect()} == {2: "changed"}
+    assert site.embed(by_content)["rows"]["changed"] == 1
+    assert site.embed(CONFIG)["rows"]["changed"] == 3  # the other setting: once more
+    assert len(site.vectors()) == 3
 
 
 def test_the_unfinished_work_of_another_encoder_waits_on(site: Site) -> None:

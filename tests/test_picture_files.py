@@ -10,7 +10,7 @@ import pytest
 
 from umair.errors import ConfigError
 from umair.picture import PictureError, PictureLimits
-from umair.picture_files import picture_state, read_picture, require_root
+from umair.picture_files import picture_hash, picture_state, read_picture, require_root
 
 LIMITS = PictureLimits()
 FORMS = ("{}", "file://{}")  # a folder, and the same through fsspec
@@ -123,3 +123,14 @@ def test_a_root_is_checked_before_anything_is_read(tmp_path: Path, monkeypatch: 
                         ("abfs://bucket/images", "cannot be opened .*adlfs")):
         with pytest.raises(ConfigError, match=f"raw.image_root = {root}: .*{found}"):
             require_root(root)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_hash_is_of_the_content_alone_and_the_state_where_there_is_none(tmp_path: Path, form: str) -> None:
+    root = form.format(tmp_path)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"abc")
+    sha256 = "sha256|ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180
+    assert picture_hash(root, "a.png", LIMITS) == picture_hash(root, "b.png", LIMITS) == sha256
+    assert picture_hash(root, "c.png", LIMITS) == "c.png|unreadable"
+    assert picture_hash(root, "a.png", PictureLimits(max_bytes=2)) == picture_state(root, "a.png")

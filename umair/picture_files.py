@@ -6,6 +6,7 @@ for s3://, adlfs for abfs:// ...) is the user's to install on every node.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -74,6 +75,14 @@ def picture_state(root: str, path: str) -> str:
         return f"{path}|{NOT_THERE}"
     tag = next((said[key] for key in CHANGES_WITH_CONTENT if key in said), None)
     return f"{path}|{said.get('size')}|{files.ukey(full) if tag is None else tag}"
+
+
+def picture_hash(root: str, path: str, limits: PictureLimits) -> str:
+    """sha256|hex digits of the file, which is read; `picture_state` of one that cannot be, and of one that is too large."""
+    try:
+        return f"sha256|{hashlib.sha256(read_picture(root, path, limits)).hexdigest()}"
+    except PictureError:
+        return picture_state(root, path)
 
 
 def _read_local(root: str, path: str, limits: PictureLimits) -> bytes:

@@ -107,7 +107,8 @@ INGEST_REJECTS, IMAGE_REJECTS = "ingest_rejects", "image_rejects"  # two tables 
 # ---------------------------------------------------------------- vectors
 IMAGE_VECTORS = Table(
     name="image_vectors", about="semantic and style vector of each readable picture, rounded to fp16; `state` is the "
-                                "picture's path, bytes and modification time; `encoder` its encoder's fingerprint",
+                                "picture's path, size and modification time, or its SHA-256; `encoder` its encoder's "
+                                "fingerprint",
     key=("illust_id", "encoder"),
     columns="illust_id bigint, illust_index int, semantic array<float>, style array<float>, sha256 string, "
             "state string, encoder string")

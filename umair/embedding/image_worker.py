@@ -45,8 +45,9 @@ class EmbedImagesConfig(Section):
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
     reject_allowance: int = Field(10, ge=0)  # so many never stop it: one bad picture in a quiet week is no disaster
     retry_rejects: bool = False  # try again what was set aside before, though it has not changed
+    changed_by: Literal["size_and_time", "content"] = "size_and_time"  # how a file is known to have changed; content reads
+    #                               every file every week. What was embedded under the other setting counts as changed
     limits: PictureLimits = PictureLimits()
-
 
     def named(self, facts: dict[str, Any]) -> dict[str, Any]:
         """An encoder's facts, its fingerprint with the precision where it is not float32: rounded otherwise, the same

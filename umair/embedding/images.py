@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ClusterError, ContractError
-from umair.picture_files import NOT_THERE, picture_state
+from umair.picture_files import NOT_THERE, picture_hash, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
@@ -73,17 +73,17 @@ def current_vectors(image_vectors: DataFrame, encoder: str) -> DataFrame:
 
 
 def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, image_root: str,
-                      encoder: str, *, retry_rejects: bool = False) -> DataFrame:
+                      encoder: str, config: EmbedImagesConfig) -> DataFrame:
     """illust_id, illust_index, image, image_content, state, reason of pictures that this encoder has not tried as they are.
 
-    `state` is `picture_state` of a file, the SHA-256 of bytes in the catalogue. `reason` is new, changed
-    or retried; changed is also one whose illustration has another index now. A picture that was there and could not be read
-    is retried in any case: that was the store's fault, not its own. An illustration without path and bytes has no picture,
-    which is no fault: it is left out.
+    `state` is `picture_state` of a file (`picture_hash` with `changed_by: content`), the SHA-256 of bytes in the catalogue.
+    `reason` is new, changed or retried; changed is also one whose illustration has another index now. A picture that was
+    there and could not be read is retried in any case: that was the store's fault, not its own. An illustration without
+    path and bytes has no picture, which is no fault: it is left out.
     """
-    pictures = with_state(illustrations.filter(HAS_PICTURE), image_root)
+    pictures = with_state(illustrations.filter(HAS_PICTURE), image_root, config)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
-    retried = "'retried'" if retry_rejects else "NULL"
+    retried = "'retried'" if config.retry_rejects else "NULL"
     return tried.withColumn("reason", F.expr(f"""
         CASE WHEN embedded IS NULL THEN 'new'
              WHEN array_contains(embedded, concat(illust_index, '|', state)) THEN NULL
@@ -101,9 +101,11 @@ def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, *, absent: 
     return gone if absent else gone.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
 
 
-def with_state(pictures: DataFrame, image_root: str) -> DataFrame:
-    """illust_id, illust_index, image, image_content and the picture's present `state`; files are looked at, not read."""
-    look = F.udf(functools.partial(_file_state, image_root), "string", useArrow=True)
+def with_state(pictures: DataFrame, image_root: str, config: EmbedImagesConfig) -> DataFrame:
+    """illust_id, illust_index, image, image_content and the picture's present `state`."""
+    hashed = functools.partial(picture_hash, limits=config.limits)
+    state_of = hashed if config.changed_by == "content" else picture_state
+    look = F.udf(functools.partial(_file_state, state_of, image_root), "string", useArrow=True)
     of_bytes = F.concat(F.lit("sha256|"), F.sha2("image_content", 256))
     of_file = look.asNondeterministic()("image")  # else Spark may move it to where it looks more than once
     state = F.when(F.col("image_content").isNotNull(), of_bytes).otherwise(of_file)
@@ -176,8 +178,8 @@ def require_device(spark: SparkSession, device: str) -> None:
 
 
 # ---------------------------------------------------------------- what is known of a picture
-def _file_state(image_root: str, image: str | None) -> str | None:
-    return None if image is None else picture_state(image_root, image)
+def _file_state(state_of: Callable[[str, str], str], image_root: str, image: str | None) -> str | None:
+    return None if image is None else state_of(image_root, image)
 
 
 def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, encoder: str) -> DataFrame:
