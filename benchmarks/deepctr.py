@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from umair.model.batch import ITEM_TAGS, USER_TAGS, Batch
+from umair.model.batch import ITEM_TAGS, USER_TAGS, Batch, Catalogue
 from umair.model.ranker import RankerConfig
 from umair.training.checkpoint import build_ranker
 from umair.training.loop import MAIN, TrainingConfig
@@ -90,6 +90,7 @@ def _batch(rows: int) -> Batch:
         user_fields_BF=below(list(CONFIG.user_fields.values())), item_fields_BF=below(list(CONFIG.item_fields.values())),
         user_tags_BT=below([CONFIG.tag_buckets] * USER_TAGS), item_tags_BT=below([CONFIG.tag_buckets] * ITEM_TAGS),
         long_interest_BD=nothing_BD, short_interest_BD=nothing_BD, counters_BC=torch.zeros(rows, 6),
-        vectors_BD={name: nothing_BD for name in WIDTHS}, compact_UC={}, known_U={}, item_fields_UF=torch.zeros(0, 9).long(),
-        item_tags_UT=torch.zeros(0, 4).long(), item_B=torch.zeros(rows).long(), bookmarked_BH=torch.zeros(rows, 0).long(),
-        passed_BH=torch.zeros(rows, 0).long(), label_B=torch.randint(2, (rows,), generator=draw).float())
+        vectors_BD={name: nothing_BD for name in WIDTHS}, item_B=torch.zeros(rows).long(),
+        bookmarked_BH=torch.zeros(rows, 0).int(), passed_BH=torch.zeros(rows, 0).int(),
+        label_B=torch.randint(2, (rows,), generator=draw).float(),
+        catalogue=Catalogue({}, torch.zeros(1, 3), torch.zeros(1).int(), torch.zeros(1, ITEM_TAGS).int()))

@@ -1,10 +1,10 @@
 """Rows a second through one training step of the ranker on one device: benchmarks/results/gpu_ranker.json.
 
-    python benchmarks/gpu_ranker.py [--device cuda] [--batches 128 1024 8192 65536] [--seconds 2]
+    python benchmarks/gpu_ranker.py [--device cuda] [--batches 128 1024 8192 65536] [--illustrations 1000000] [--seconds 2]
 
 Needs torch, pydantic and PyYAML alone, so that it runs on any GPU machine from a checkout. The tables have the paper's sizes,
-vectors are those of conf/cluster.yaml's encoders, histories 200 long; batches are drawn and lie on the device, so that
-neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it; `compiled`
+vectors are those of conf/cluster.yaml's encoders, histories 200 long, of illustrations from a catalogue whose compact vectors
+lie on the device, as in training; batches are drawn and lie there too, so that neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it; `compiled`
 by torch.compile; `graph` the eager step captured as one CUDA graph (the forms of a GPU alone).
 """
 
@@ -25,27 +25,30 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch  # noqa: E402  the checkout's, which need not be installed
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch, Catalogue  # noqa: E402  the checkout's own
 from umair.model.compact import compact_width  # noqa: E402
 from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/gpu_ranker.json"
 WIDTHS = {"semantic": 2_048, "style": 256, "text": 512}
-HISTORY, CATALOGUE, EPOCH = 200, 100_000, 24_200_000  # the paper's rows of a training set
+HISTORY, EPOCH = 200, 24_200_000  # the paper's rows of a training set
 
 
 def main() -> None:
     given = _arguments()
     device = torch.device(given.device)
+    config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
+    catalogue = _catalogue(config, given.illustrations, device)
     forms = ("eager", "compiled", *(("graph",) if device.type == "cuda" else ()))
     result: dict[str, Any] = {
-        "command": f"python benchmarks/gpu_ranker.py --device {given.device} --batches {' '.join(map(str, given.batches))}",
+        "command": f"python benchmarks/gpu_ranker.py --device {given.device} --batches {' '.join(map(str, given.batches))} "
+                   f"--illustrations {given.illustrations}",
         "date": time.strftime("%Y-%m-%d"), "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "cores": os.cpu_count(), "torch": torch.__version__, "cases": []}
     for batch in given.batches:
         for form in forms:
             for precision in ("float32", "bfloat16"):
-                found = _rate(form, precision, batch, given.seconds, device)
+                found = _rate(form, precision, _batch(config, batch, catalogue, device), config, given.seconds)
                 line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(found),
                         "seconds_for_24.2M_rows": round(EPOCH / found, 1)}
                 print(json.dumps(line), file=sys.stderr, flush=True)
@@ -56,14 +59,14 @@ def main() -> None:
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": fastest}))
 
 
-def _rate(form: str, precision: str, rows: int, seconds: float, device: torch.device) -> float:
+def _rate(form: str, precision: str, batch: Batch, config: RankerConfig, seconds: float) -> float:
     """Rows a second; capturing is not timed either."""
     torch.manual_seed(0)
     torch._dynamo.reset()
-    config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
+    device = batch.label_B.device
     ranker = UmairRanker(config, WIDTHS).to(device).train()
     optimizer = torch.optim.Adam(ranker.parameters(), fused=True, capturable=device.type == "cuda")
-    return rate(_step(ranker, optimizer, _batch(config, rows, device), form, precision), rows, seconds, device)
+    return rate(_step(ranker, optimizer, batch, form, precision), len(batch), seconds, device)
 
 
 def _step(ranker: UmairRanker, optimizer: torch.optim.Optimizer, batch: Batch, form: str, precision: str) -> Step:
@@ -96,10 +99,10 @@ def _captured(step: Step) -> Step:
     return graph.replay
 
 
-def _batch(config: RankerConfig, rows: int, device: torch.device) -> Batch:
-    """Rows whose histories mention as many of CATALOGUE illustrations as chance wants."""
+def _batch(config: RankerConfig, rows: int, catalogue: Catalogue, device: torch.device) -> Batch:
+    """Rows whose histories are full, of illustrations drawn at random."""
     draw = torch.Generator().manual_seed(0)
-    count = min(CATALOGUE, rows * HISTORY)
+    count = len(catalogue)
 
     def below(size: int, *shape: int) -> torch.Tensor:
         return torch.randint(size, shape, generator=draw)
@@ -114,17 +117,23 @@ def _batch(config: RankerConfig, rows: int, device: torch.device) -> Batch:
         short_interest_BD=torch.randn(rows, WIDTHS["text"], generator=draw),
         counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
         vectors_BD={name: torch.randn(rows, width, generator=draw) for name, width in WIDTHS.items()},
-        compact_UC={name: torch.randn(count, compact_width(width), generator=draw) for name, width in WIDTHS.items()},
-        known_U={name: torch.rand(count, generator=draw) > 0.05 for name in WIDTHS},
-        item_fields_UF=fields(config.item_fields, count), item_tags_UT=below(config.tag_buckets, count, ITEM_TAGS),
-        item_B=below(count, rows), bookmarked_BH=below(count, rows, HISTORY), passed_BH=below(count, rows, HISTORY),
-        label_B=below(2, rows).float()).to(device)
+        item_B=below(count, rows), bookmarked_BH=below(count, rows, HISTORY).int(),
+        passed_BH=below(count, rows, HISTORY).int(), label_B=below(2, rows).float(), catalogue=catalogue).to(device)
+
+
+def _catalogue(config: RankerConfig, count: int, device: torch.device) -> Catalogue:
+    draw = torch.Generator().manual_seed(1)
+    compact_IC = {name: torch.randn(count, compact_width(width), generator=draw).half() for name, width in WIDTHS.items()}
+    artist_I = torch.randint(config.item_fields["artist_id"], (count,), generator=draw).int()
+    tags_IT = torch.randint(config.tag_buckets, (count, ITEM_TAGS), generator=draw).int()
+    return Catalogue(compact_IC, torch.ones(count, len(WIDTHS)), artist_I, tags_IT).to(device)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1_024, 8_192, 65_536])
+    parser.add_argument("--illustrations", type=int, default=1_000_000, help="in the catalogue")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()

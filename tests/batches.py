@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
 
-from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch, Catalogue
 from umair.model.compact import COMPACT
 from umair.model.ranker import Ranker, RankerConfig
 
@@ -32,10 +33,10 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
 
     def listed() -> torch.Tensor:
         length_B1 = below(history + 1, rows, 1)
-        return below(illustrations, rows, history).masked_fill(torch.arange(history) >= length_B1, -1)
+        return below(illustrations, rows, history).masked_fill(torch.arange(history) >= length_B1, -1).int()
 
     known = {name: torch.rand(illustrations, generator=draw) > 0.2 for name in widths}
-    vectors_UD = {name: torch.randn(illustrations, width, generator=draw) * known[name][:, None] for name, width in widths.items()}
+    vectors_ID = {name: torch.randn(illustrations, width, generator=draw) * known[name][:, None] for name, width in widths.items()}
     item_B = below(illustrations, rows)
     return Batch(
         user_fields_BF=torch.stack([below(size, rows) for size in config.user_fields.values()], 1),
@@ -45,11 +46,23 @@ def random_batch(config: RankerConfig = SMALL, widths: Mapping[str, int] = WIDTH
         long_interest_BD=torch.randn(rows, widths["text"], generator=draw),
         short_interest_BD=torch.randn(rows, widths["text"], generator=draw),
         counters_BC=torch.rand(rows, len(COUNTERS), generator=draw),
-        vectors_BD={name: of_UD[item_B] for name, of_UD in vectors_UD.items()},
-        compact_UC={name: torch.randn(illustrations, min(width, COMPACT), generator=draw) for name, width in widths.items()},
-        item_fields_UF=torch.stack([below(size, illustrations) for size in config.item_fields.values()], 1),
-        item_tags_UT=below(config.tag_buckets, illustrations, ITEM_TAGS), known_U=known, item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(),
-        label_B=below(2, rows).float())
+        vectors_BD={name: of_ID[item_B] for name, of_ID in vectors_ID.items()},
+        item_B=item_B, bookmarked_BH=listed(), passed_BH=listed(), label_B=below(2, rows).float(),
+        catalogue=Catalogue(
+            {name: torch.randn(illustrations, min(width, COMPACT), generator=draw) * known[name][:, None] for name, width in widths.items()},
+            torch.stack([known[name] for name in VECTOR_MODALITIES], 1).float(),
+            below(config.item_fields["artist_id"], illustrations).int(), below(config.tag_buckets, illustrations, ITEM_TAGS).int()))
+
+
+def known_of(batch: Batch, modality: str) -> torch.Tensor:
+    """[I] bool: which illustrations of the catalogue have the modality."""
+    return batch.catalogue.known_IM[:, VECTOR_MODALITIES.index(modality)] > 0
+
+
+def where_known(batch: Batch, known_IM: torch.Tensor) -> Batch:
+    """The batch with other illustrations known, and nothing left of those that are not."""
+    compact = {name: of_IC * known_IM[:, place, None] for place, (name, of_IC) in enumerate(batch.catalogue.compact_IC.items())}
+    return replace(batch, catalogue=replace(batch.catalogue, known_IM=known_IM, compact_IC=compact))
 
 
 def loss_after(steps: int, model: Ranker, batch: Batch) -> float:

@@ -26,7 +26,7 @@ def rival(**changes: object) -> DcnV2:
 def without_content(batch: Batch) -> Batch:
     """Other vectors, interests and histories; the same ids, tags and counters."""
     return replace(batch, vectors_BD={name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
-                   known_U={name: ~known_U for name, known_U in batch.known_U.items()},
+                   catalogue=replace(batch.catalogue, known_IM=1 - batch.catalogue.known_IM),
                    long_interest_BD=batch.long_interest_BD + 1, short_interest_BD=batch.short_interest_BD + 1,
                    bookmarked_BH=batch.bookmarked_BH.flip(0), passed_BH=batch.passed_BH.flip(0))
 

@@ -145,11 +145,13 @@ def lookup(features: Features) -> Lookup:
 def test_a_batch_says_what_the_rows_and_the_pack_say(features):
     batch = lookup(features).batch(window_rows())
     assert batch.vectors_BD["semantic"].tolist() == [[5, 6], [1, 2]]
-    assert batch.compact_UC["semantic"].tolist() == [[-2.5, -1.5], [-3.5, -3.5], [1.5, 2.5]]  # of the distinct ones: 0, 2, 3
-    assert batch.known_U["text"].tolist() == [True, False, True]
-    assert batch.item_B.tolist() == [2, 0]
-    assert batch.bookmarked_BH.tolist() == [[1, 0], [-1, -1]]
-    assert batch.passed_BH.tolist() == [[2, -1], [1, -1]]
+    assert batch.catalogue.compact_IC["semantic"].tolist() == [[-2.5, -1.5], [0, 0], [0, 0], [1.5, 2.5]]  # 1, 2 are not known
+    assert batch.catalogue.known_IM.tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1]]
+    assert batch.catalogue.artist_I.tolist() == [7, 8, 6, 9]
+    assert batch.catalogue.tags_IT[[3, 0]].tolist() == batch.item_tags_BT.tolist()
+    assert batch.item_B.tolist() == [3, 0]
+    assert batch.bookmarked_BH.tolist() == [[2, 0], [-1, -1]]
+    assert batch.passed_BH.tolist() == [[3, -1], [2, -1]]
     torch.testing.assert_close(batch.long_interest_BD, torch.tensor([[0.25, 0.75, 0, 0], [0, 0, 0, 0]]))  # `rare` is unknown
     torch.testing.assert_close(batch.short_interest_BD, torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))
     assert batch.user_tags_BT.tolist() == [[1, 2, 3, 0, 2, 0, 0, 0], [0, 0, 0, 0, 3, 0, 0, 0]]
@@ -306,12 +308,12 @@ def test_compact_vectors_are_made_once_for_any_axes(features):
     ranker = build_ranker(RankerConfig(match=True), features.widths)
     ranker.set_axes("semantic", torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     compact = features.compact(ranker.axes)
-    assert compact["semantic"].tolist() == [[0, 1], [-2, -1], [-2, -1], [8, 5]]
+    assert compact["semantic"].tolist() == [[0, 1], [0, 0], [0, 0], [8, 5]]  # the second and third are not known
     assert not compact["style"].any()  # no axes were given
-    made = {path: path.stat().st_mtime_ns for path in features.folder.glob("compact-*.npy")}
+    made = {path: path.stat().st_mtime_ns for path in features.folder.glob("*-compact-*.npy")}
     assert len(made) == 3
     Features.open(features.folder).compact(ranker.axes)
-    assert {path: path.stat().st_mtime_ns for path in features.folder.glob("compact-*.npy")} == made
+    assert {path: path.stat().st_mtime_ns for path in features.folder.glob("*-compact-*.npy")} == made
     ranker.set_axes("semantic", torch.zeros(2), torch.eye(2))
     assert features.compact(ranker.axes)["semantic"].tolist() == [[1, 2], [0, 0], [0, 0], [5, 6]]
 

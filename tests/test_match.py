@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from batches import WIDTHS, random_batch
+from batches import WIDTHS, known_of, random_batch, where_known
 from torch import nn
 
 from umair.errors import ContractError
 from umair.model.batch import Batch
-from umair.model.match import Match, Matches, Place, ProfilePlace, sum_listed
+from umair.model.listed import Lists, sum_profiles
+from umair.model.match import Match, Matches, Place, ProfilePlace
 from umair.model.projection import Projection
 
 P, SHRINK = 5, 3.0
@@ -39,17 +39,17 @@ def matches_of(match: Match, batch: Batch) -> Matches:
 
 def projected(project: nn.Module, batch: Batch, illustration: int, modality: str) -> np.ndarray:
     if modality == "profile":
-        artist = project.artist.weight[batch.item_fields_UF[illustration, 8]].detach().double().numpy()
-        tags = [project.tags.weight[tag].detach().double().numpy() for tag in batch.item_tags_UT[illustration] if tag > 0]
+        artist = project.artist.weight[batch.catalogue.artist_I[illustration]].detach().double().numpy()
+        tags = [project.tags.weight[tag].detach().double().numpy() for tag in batch.catalogue.tags_IT[illustration] if tag > 0]
         return np.concatenate([artist, np.mean(tags, axis=0) if tags else np.zeros(P - P // 2)])
     weight, bias = project.weight.detach().double().numpy(), project.bias.detach().double().numpy()
-    return weight @ batch.compact_UC[modality][illustration].double().numpy() + bias
+    return weight @ batch.catalogue.compact_IC[modality][illustration].double().numpy() + bias
 
 
 def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarray:
     """The products of one row and one modality, one illustration at a time, in float64; running statistics."""
     place = match.places[modality]
-    known = np.ones(len(batch.item_tags_UT), bool) if modality == "profile" else batch.known_U[modality].numpy()
+    known = np.ones(len(batch.catalogue), bool) if modality == "profile" else known_of(batch, modality).numpy()
     mean, deviation = place.norm.running_mean.double().numpy(), (place.norm.running_var.double().numpy() + place.norm.eps) ** 0.5
 
     def where(illustration: int) -> np.ndarray:
@@ -75,29 +75,20 @@ def test_equals_the_formula_row_by_row():
         wanted_BP = np.stack([written_out(match, batch, row, modality) for row in range(len(batch))])
         np.testing.assert_allclose(found.product_BMP[:, m].detach().numpy(), wanted_BP, rtol=0, atol=1e-6)
         np.testing.assert_allclose(found.sum_BM[:, m].detach().numpy(), wanted_BP.sum(1), rtol=0, atol=2e-6)
-        assert modality == "profile" or found.known_BM[:, m].tolist() == batch.known_U[modality][batch.item_B].tolist()
+        assert modality == "profile" or found.known_BM[:, m].tolist() == known_of(batch, modality)[batch.item_B].tolist()
     assert match.modalities == tuple(MODALITIES)
     assert found.known_BM[:, 3].all()
-    assert not all(batch.known_U["style"][batch.item_B])  # the case was there
+    assert not all(known_of(batch, "style")[batch.item_B])  # the case was there
     assert (batch.bookmarked_BH < 0).all(1).any()
 
 
 def test_an_illustration_without_vector_matches_nothing_and_says_so():
     batch = random_batch()
-    nothing_U = torch.zeros_like(batch.known_U["style"])
-    found = matches_of(trained_match(batch), replace(batch, known_U=batch.known_U | {"style": nothing_U}))
+    but_style_M = torch.tensor([1.0, 0.0, 1.0])
+    found = matches_of(trained_match(batch), where_known(batch, batch.catalogue.known_IM * but_style_M))
     assert (found.product_BMP[:, 1] == 0).all()
     assert not found.known_BM[:, 1].any()
     assert (found.product_BMP[:, 0] != 0).any()  # the other modalities go on
-
-
-def test_what_stands_where_a_vector_is_unknown_is_never_seen():
-    batch = random_batch()
-    match = trained_match(batch)
-    damaged = {name: of_UC.masked_fill(~batch.known_U[name][:, None], 1e6) for name, of_UC in batch.compact_UC.items()}
-    torch.testing.assert_close(matches_of(match, replace(batch, compact_UC=damaged)), matches_of(match, batch), rtol=0, atol=0)
-    again = copy.deepcopy(match).train()  # training moves the running statistics
-    torch.testing.assert_close(matches_of(again, replace(batch, compact_UC=damaged)), matches_of(match.train(), batch))
 
 
 def test_a_user_without_history_matches_nothing():
@@ -142,11 +133,11 @@ def test_works_of_one_artist_with_the_same_tags_stand_in_one_place():
 
 def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
     batch = random_batch(rows=1)
-    item = int(batch.known_U["style"].nonzero()[0])
+    item = int(known_of(batch, "style").nonzero()[0])
     one_BH = torch.tensor([[item]])
     alone = replace(batch, item_B=torch.tensor([item]), bookmarked_BH=one_BH, passed_BH=torch.full((1, 1), -1))
     match = trained_match(random_batch())
-    place_P = match.places["style"]([batch.compact_UC["style"]], batch.known_U["style"])[item]
+    place_P = match.places["style"]([batch.catalogue.compact_IC["style"]], known_of(batch, "style"))[item]
     wanted_P = (place_P / 4) @ match.map_MPP[1] * place_P
     torch.testing.assert_close(matches_of(match, alone).product_BMP[0, 1], wanted_P)
 
@@ -161,9 +152,10 @@ def test_after_training_a_row_does_not_feel_its_batch():
 def test_statistics_come_from_the_known_illustrations():
     batch = random_batch(illustrations=30)
     place = Place(nn.Linear(WIDTHS["style"], P), P)
-    found_UP = place([batch.compact_UC["style"]], batch.known_U["style"])[batch.known_U["style"]]
-    torch.testing.assert_close(found_UP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found_UP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
+    known_I = known_of(batch, "style")
+    found_IP = place([batch.catalogue.compact_IC["style"]], known_I)[known_I]
+    torch.testing.assert_close(found_IP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_IP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("known", [0, 1])
@@ -177,24 +169,58 @@ def test_a_batch_with_hardly_a_picture_trains_on_running_statistics(known):
     torch.testing.assert_close(place.norm.running_mean, before)
 
 
-def test_sums_of_listed_rows_and_their_gradient():
-    value_UX = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
-    listed_BH = torch.tensor([[0, 0, 8], [3, -1, -1], [-1, -1, -1], [8, 2, -1]])  # a row twice, none at all
-    wanted_BX = torch.stack([value_UX[row[row >= 0]].sum(0) for row in listed_BH])
-    torch.testing.assert_close(sum_listed(value_UX, listed_BH), wanted_BX)
+LISTED_BH = torch.tensor([[0, 0, 8], [3, -1, -1], [-1, -1, -1], [8, 2, -1]])  # one twice, none at all
+
+
+def weighed(listed_BH: torch.Tensor) -> Lists:
+    """As on a GPU: empty places stay and weigh nothing."""
+    lists = Lists(listed_BH)
+    lists.index, lists.start_B, lists.there_BH = listed_BH.clamp(min=0), None, listed_BH >= 0
+    return lists
+
+
+@pytest.mark.parametrize("form", [Lists, weighed])
+def test_sums_of_listed_rows_and_their_gradient(form):
+    table_IX = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    wanted_BX = torch.stack([table_IX[row[row >= 0]].sum(0) for row in LISTED_BH])
+    torch.testing.assert_close(form(LISTED_BH).sum(table_IX), wanted_BX)
     weight_BX = torch.randn(4, 4, dtype=torch.float64)
-    wanted_UX, = torch.autograd.grad((wanted_BX * weight_BX).sum(), value_UX)
-    found_UX, = torch.autograd.grad((sum_listed(value_UX, listed_BH) * weight_BX).sum(), value_UX)
-    torch.testing.assert_close(found_UX, wanted_UX)
-    assert torch.autograd.gradcheck(lambda value: sum_listed(value, listed_BH), value_UX)
+    wanted_IX, = torch.autograd.grad((wanted_BX * weight_BX).sum(), table_IX)
+    found_IX, = torch.autograd.grad((form(LISTED_BH).sum(table_IX) * weight_BX).sum(), table_IX)
+    torch.testing.assert_close(found_IX, wanted_IX)
+    assert form(LISTED_BH).count_B.tolist() == [3, 1, 0, 2]
 
 
-def test_sums_of_lists_that_are_all_empty():
-    value_UX = torch.randn(3, 2, requires_grad=True)
-    sum_BX = sum_listed(value_UX, torch.full((4, 5), -1))
+@pytest.mark.parametrize(("form", "places"), [(Lists, 5), (Lists, 0), (weighed, 5)])
+def test_sums_of_lists_that_are_all_empty(form, places):
+    table_IX = torch.randn(3, 2, requires_grad=True)
+    sum_BX = form(torch.full((4, places), -1)).sum(table_IX)
     sum_BX.sum().backward()
     assert (sum_BX == 0).all()
-    assert (value_UX.grad == 0).all()
+    assert (table_IX.grad == 0).all()
+
+
+@pytest.mark.parametrize("form", [Lists, weighed])
+def test_half_precision_is_summed_in_float32(form):
+    """2,048 ones: in fp16 alone a sum stops at 2,048, as 2,049 is no fp16; 1 + 2^-10 added up 1,024 times is 1,025."""
+    table_IX = torch.tensor([[1 + 2.0 ** -10]], dtype=torch.float16)
+    assert form(torch.zeros(1, 1_024, dtype=torch.int32)).sum(table_IX).item() == 1_025
+
+
+@pytest.mark.parametrize("form", [Lists, weighed])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_profiles_are_summed_alike_one_by_one_and_through_the_catalogue(form, sparse):
+    catalogue, project = random_batch().catalogue, ProfilePlace(30, 40, P)
+    project.artist.sparse = project.tags.sparse = sparse
+    lists, weight_BP = form(torch.cat([torch.full((1, 12), -1), torch.randint(-1, 20, (4, 12))]).int()), torch.randn(5, P)
+    tables = [project.artist.weight, project.tags.weight]
+    assert lists.index.numel() > len(catalogue)
+    through_BP, = sum_profiles([lists], project.artist, project.tags, catalogue)
+    one_by_one_BP = lists.sum_profiles(project.artist, project.tags, catalogue)
+    torch.testing.assert_close(through_BP, one_by_one_BP)
+    found, wanted = ([each.to_dense() for each in torch.autograd.grad((sum_BP * weight_BP).sum(), tables)]
+                     for sum_BP in (through_BP, one_by_one_BP))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_scaled_projection_is_a_projection_of_scaled_vectors():

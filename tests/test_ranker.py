@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import PAPER_WIDTHS, WIDTHS, loss_after, random_batch, small
+from batches import PAPER_WIDTHS, WIDTHS, known_of, loss_after, random_batch, small, where_known
 from pydantic import ValidationError
 from torch.nn import functional as F
 
@@ -142,7 +142,7 @@ def test_the_contribution_is_the_users_own_and_skips_what_is_unknown():
     assert model.modalities == MODALITIES
     torch.testing.assert_close(weight_BM.sum(1), torch.ones(40))
     for m, name in enumerate(VECTOR_MODALITIES):
-        known_B = batch.known_U[name][batch.item_B]
+        known_B = known_of(batch, name)[batch.item_B]
         assert (weight_BM[~known_B, m] == 0).all()
         assert (weight_BM[known_B, m] > 0).all()
         assert not known_B.all()
@@ -150,7 +150,7 @@ def test_the_contribution_is_the_users_own_and_skips_what_is_unknown():
 
 def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
     model, batch = ranker(match=True).eval(), random_batch()
-    bare = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
+    bare = where_known(batch, torch.zeros_like(batch.catalogue.known_IM))
     scores = model(bare)
     assert scores.contribution_BM.tolist() == [[0, 0, 0, 1]] * len(batch)
     assert (scores.match_BM[:, :3] == 0).all()
@@ -161,9 +161,8 @@ def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
 @pytest.mark.parametrize("form", ["paper", "match", "no contribution"])
 def test_what_stands_where_a_vector_is_unknown_is_never_seen(form):
     model, batch = ranker(**FORMS[form]).eval(), random_batch()
-    damaged = {name: of_BD.masked_fill(~batch.known_U[name][batch.item_B][:, None], 1e6) for name, of_BD in batch.vectors_BD.items()}
-    compact = {name: of_UC.masked_fill(~batch.known_U[name][:, None], 1e6) for name, of_UC in batch.compact_UC.items()}
-    torch.testing.assert_close(model(replace(batch, vectors_BD=damaged, compact_UC=compact)).logit_B, model(batch).logit_B, rtol=0, atol=0)
+    damaged = {name: of_BD.masked_fill(~batch.known(name)[:, None], 1e6) for name, of_BD in batch.vectors_BD.items()}
+    torch.testing.assert_close(model(replace(batch, vectors_BD=damaged)).logit_B, model(batch).logit_B, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("experts", [2, 4])
@@ -297,8 +296,10 @@ CONTENT = {"ids": False, "match": True, "modalities": ["semantic", "style", "tex
 def test_without_ids_no_field_and_no_tag_is_read_and_vectors_and_history_are():
     torch.manual_seed(0)
     batch, ranker = random_batch(), UmairRanker(small(**CONTENT), WIDTHS).eval()
-    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT", "item_fields_UF", "item_tags_UT")
-    other = replace(batch, **{name: getattr(batch, name).flip(0) for name in names})
+    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT")
+    of_all = batch.catalogue
+    other = replace(batch, **{name: getattr(batch, name).flip(0) for name in names},
+                    catalogue=replace(of_all, artist_I=of_all.artist_I.flip(0), tags_IT=of_all.tags_IT.flip(0)))
     assert torch.equal(ranker(other).logit_B, ranker(batch).logit_B)
     for name in ("bookmarked_BH", "counters_BC"):
         other = replace(batch, **{name: getattr(batch, name).flip(0)})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import WIDTHS, loss_after, random_batch, small
+from batches import WIDTHS, loss_after, random_batch, small, where_known
 
 from umair.baselines.dcn import CrossNet
 from umair.baselines.difm import HEAD_WIDTH, HEADS, SelfAttention
@@ -124,14 +124,18 @@ def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
 def test_a_rival_sees_what_it_is_granted_and_nothing_else(form: str, inputs: str) -> None:
     model, batch = rival(form, inputs=inputs, counters=inputs == "all").eval(), random_batch()
     before = model(batch).logit_B
-    others = {"item_fields_UF": batch.item_fields_UF.flip(0), "item_tags_UT": batch.item_tags_UT.flip(0), "vectors_BD": {name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
-              "compact_UC": {name: of_UC + torch.arange(len(of_UC))[:, None] for name, of_UC in batch.compact_UC.items()},
+    of_all = batch.catalogue
+    others = {"vectors_BD": {name: of_BD + 1 for name, of_BD in batch.vectors_BD.items()},
+              "catalogue": replace(of_all, compact_IC={name: of_IC.flip(0) for name, of_IC in of_all.compact_IC.items()}),
               "bookmarked_BH": batch.bookmarked_BH.flip(0), "passed_BH": batch.passed_BH.flip(0),
               "long_interest_BD": batch.long_interest_BD + 1, "short_interest_BD": batch.short_interest_BD + 1,
               "counters_BC": batch.counters_BC + 1}
     for name, other in others.items():
         same = torch.allclose(model(replace(batch, **{name: other})).logit_B, before, rtol=0, atol=1e-7)
         assert same == (inputs != "all"), name
+    for changed in ({"artist_I": of_all.artist_I.flip(0)}, {"tags_IT": of_all.tags_IT.flip(0)}, {"known_IM": 1 - of_all.known_IM}):
+        other = model(replace(batch, catalogue=replace(of_all, **changed))).logit_B
+        assert torch.allclose(other, before, rtol=0, atol=1e-7) == (inputs != "all"), changed.keys()
     for name in ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT"):
         other = replace(batch, **{name: torch.zeros_like(getattr(batch, name))})
         assert not torch.allclose(model(other).logit_B, before), name
@@ -162,7 +166,7 @@ def test_the_linear_part_stands_beside_all_but_finalmlp(form: str) -> None:
 
 def test_unknown_vectors_and_empty_lists_are_fields_of_zeros() -> None:
     model, batch = rival("dcn", inputs="all").eval(), random_batch()
-    nothing = replace(batch, known_U={name: torch.zeros_like(known_U) for name, known_U in batch.known_U.items()})
+    nothing = where_known(batch, torch.zeros_like(batch.catalogue.known_IM))
     empty = replace(batch, bookmarked_BH=torch.full_like(batch.bookmarked_BH, -1), passed_BH=torch.full_like(batch.passed_BH, -1))
     assert model.fields.vectors is not None
     unseen_BFE = model.fields.vectors(nothing)

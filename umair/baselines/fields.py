@@ -1,6 +1,6 @@
 """What a rival sees of a row: fields of one width, side by side.
 
-B rows, U distinct illustrations of the batch, F fields, E embedding width.
+B rows, I illustrations, F fields, E embedding width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
 from umair.model.compact import compact_width
-from umair.model.match import ARTIST, sum_listed
+from umair.model.listed import Lists, sum_profiles
 from umair.model.profiles import FieldTable
 from umair.model.projection import Projection
 from umair.model.ranker import RankerConfig
@@ -89,25 +89,26 @@ class Vectors(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         fields = [interest(vector_BD) for interest, vector_BD in zip(
             self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
-        bookmarked, passed = (self._listed(batch, each) for each in (batch.bookmarked_BH, batch.passed_BH))
+        bookmarked, passed = self._listed(batch, [Lists(batch.bookmarked_BH), Lists(batch.passed_BH)])
         for place, name in enumerate(VECTOR_MODALITIES):
-            own_BE = self.own[name](batch.vectors_BD[name]) * batch.known_U[name][batch.item_B, None]
+            own_BE = self.own[name](batch.vectors_BD[name]) * batch.known(name)[:, None]
             fields += [own_BE, bookmarked[place], passed[place]]
         for place in range(len(VECTOR_MODALITIES), len(bookmarked)):
             fields += [bookmarked[place], passed[place]]
         return torch.stack(fields, 1)
 
-    def _listed(self, batch: Batch, listed_BH: Tensor) -> list[Tensor]:
-        """[B, E] of each: the listed illustrations' mean vector by modality, then their mean artist and mean of tags.
+    def _listed(self, batch: Batch, several: list[Lists]) -> list[list[Tensor]]:
+        """For each of the lists, [B, E] each: the illustrations' mean vector by modality, their mean artist, mean of tags.
 
         A linear map of a mean is the mean of the mapped, so that only artists and tags learn through the lists.
         """
-        known_UM = torch.stack([batch.known_U[name] for name in VECTOR_MODALITIES], 1).float()
-        vectors = [batch.compact_UC[name] * known_UM[:, m, None] for m, name in enumerate(VECTOR_MODALITIES)]
-        sum_BX = sum_listed(torch.cat([*vectors, known_UM], 1), listed_BH)
-        *sums_BC, count_BM = torch.split(sum_BX, [*(each.shape[1] for each in vectors), len(vectors)], 1)
-        means_BC = [sum_BC / count_BM[:, m, None].clamp(min=1) for m, sum_BC in enumerate(sums_BC)]
-        fields = [self.listed[name](means_BC[m]) * (count_BM[:, m, None] > 0) for m, name in enumerate(VECTOR_MODALITIES)]
-        place_UX = torch.cat([self.artist(batch.item_fields_UF[:, ARTIST]), self.tags(batch.item_tags_UT)], 1)
-        mean_BX = sum_listed(place_UX, listed_BH) / (listed_BH >= 0).sum(1, keepdim=True).clamp(min=1)
-        return [*fields, *mean_BX.chunk(2, 1)]
+        profiles = sum_profiles(several, self.artist, self.tags, batch.catalogue)
+        return [[*self._mean_vectors(batch, lists), *(sum_BX / lists.count_B[:, None].clamp(min=1)).chunk(2, 1)]
+                for lists, sum_BX in zip(several, profiles, strict=True)]
+
+    def _mean_vectors(self, batch: Batch, lists: Lists) -> list[Tensor]:
+        count_BM, fields = lists.sum(batch.catalogue.known_IM), []
+        for m, name in enumerate(VECTOR_MODALITIES):
+            mean_BC = lists.sum(batch.catalogue.compact_IC[name]).float() / count_BM[:, m, None].clamp(min=1)
+            fields.append(self.listed[name](mean_BC) * (count_BM[:, m, None] > 0))
+        return fields

@@ -101,7 +101,7 @@ class _Scorer:
         self.features = plan.open_features()
         self.rankers: dict[str, Ranker] = {name: load_ranker(Path(folder)).to(self.device).eval()
                                            for name, folder in plan.rankers.items()}
-        self.lookups = {name: Lookup(self.features, ranker) for name, ranker in self.rankers.items()}
+        self.lookups = {name: Lookup(self.features, ranker, self.device) for name, ranker in self.rankers.items()}
 
     @torch.inference_mode()
     def score(self, window: pa.RecordBatch) -> pa.RecordBatch:

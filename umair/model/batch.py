@@ -1,7 +1,7 @@
 """What one step of a ranker sees. Made by `umair.training.lookup`, read by every ranker and baseline.
 
-B rows, U distinct illustrations that the rows mention (as target or in a history list), H history length, T tags, D width of
-vectors, C width of compact ones. Lists hold positions into the U illustrations, so that each is projected once a step.
+B rows, I illustrations of the catalogue, H history length, T tags, D width of vectors, C width of compact ones. History
+lists name illustrations; what is known of these is in a Catalogue, which all batches share.
 """
 
 from __future__ import annotations
@@ -25,8 +25,27 @@ COUNTERS = ("user_views", "user_bookmarks", "user_rate", "illust_views", "illust
 
 
 @dataclass(frozen=True)
+class Catalogue:
+    """What history lists point at: every illustration, on the device of the batches that share it."""
+
+    compact_IC: dict[str, Tensor]  # modality -> [I, C] fp16, by the ranker's axes, zero where not known; {} if it reads none
+    known_IM: Tensor  # [I, 3] float32, as it is summed: 0 where there is no picture or no text; order of VECTOR_MODALITIES
+    artist_I: Tensor  # [I] int32 buckets
+    tags_IT: Tensor  # [I, 4] int32 buckets, 0 = none
+
+    def __len__(self) -> int:
+        return len(self.artist_I)
+
+    def to(self, device: torch.device | str) -> Catalogue:
+        """The same on another device; on this one nothing is copied."""
+        compact_IC = {name: of_IC.to(device, non_blocking=True) for name, of_IC in self.compact_IC.items()}
+        others = (self.known_IM, self.artist_I, self.tags_IT)
+        return Catalogue(compact_IC, *(table.to(device, non_blocking=True) for table in others))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One batch on one device. All index tensors are int64, all dense ones float32, masks bool."""
+    """One batch on one device. Index tensors are int64 where not said otherwise, dense ones float32."""
 
     user_fields_BF: Tensor  # [B, 2] buckets, order of USER_FIELDS
     user_tags_BT: Tensor  # [B, 8] buckets, 0 = none
@@ -36,23 +55,26 @@ class Batch:
     short_interest_BD: Tensor  # [B, D]
     counters_BC: Tensor  # [B, 6] order of COUNTERS: log1p of counts, smoothed rates
     vectors_BD: dict[str, Tensor]  # modality -> [B, width of the modality], of the row's own illustration
-    compact_UC: dict[str, Tensor]  # modality -> [U, C], by the axes of the ranker; empty for one that has no use for it
-    known_U: dict[str, Tensor]  # modality -> [U] bool: False where there is no picture or no text
-    item_fields_UF: Tensor  # [U, 9] buckets as item_fields_BF, but for the two totals, which are 0
-    item_tags_UT: Tensor  # [U, 4] buckets
-    item_B: Tensor  # [B] position of the row's illustration among the U
-    bookmarked_BH: Tensor  # [B, H] positions among the U, -1 = none, most recent first
-    passed_BH: Tensor  # [B, H]
+    item_B: Tensor  # [B] the row's illustration
+    bookmarked_BH: Tensor  # [B, H] int32 illustrations, -1 = none, most recent first
+    passed_BH: Tensor  # [B, H] int32
     label_B: Tensor  # [B] float32 0 or 1
+    catalogue: Catalogue
 
     def __len__(self) -> int:
         return len(self.label_B)
 
+    def known(self, modality: str) -> Tensor:
+        """[B] bool: the row's illustration has this modality; a profile is always known."""
+        if modality == "profile":
+            return torch.ones_like(self.item_B, dtype=torch.bool)
+        return self.catalogue.known_IM[self.item_B, VECTOR_MODALITIES.index(modality)] > 0
+
     def rows(self, part: slice | list[int]) -> Batch:
-        """Some of the rows, or some of them twice; the U illustrations stay."""
+        """Some of the rows, or some of them twice."""
         own: dict[str, Any] = {}
         for name, value in self.__dict__.items():
-            if name.rsplit("_", 1)[1].startswith("B"):
+            if name != "catalogue":
                 own[name] = {key: of_BX[part] for key, of_BX in value.items()} if isinstance(value, dict) else value[part]
         return replace(self, **own)
 

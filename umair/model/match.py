@@ -1,6 +1,6 @@
 """How well an illustration's vectors match what the user bookmarked, less what the user passed over.
 
-B rows, U distinct illustrations of the batch, H history length, M matched modalities, P projected width.
+B rows, X of rows or illustrations, M matched modalities, P projected width.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from umair.model.batch import ITEM_FIELDS, Batch
+from umair.model.batch import VECTOR_MODALITIES, Batch
+from umair.model.listed import Lists, sum_profiles
 
-ARTIST = list(ITEM_FIELDS).index("artist_id")
 FRESH_PLACE = 0.1  # deviation of fresh places of artists and tags: Adam moves a row that far in some fifty steps
 
 
@@ -32,44 +32,51 @@ class Match(nn.Module):
     Of semantics, style and text the compact vectors are read (`umair.model.compact`), of the profile artist and tags;
     `projects` brings each to the width P.
 
-    Each modality is projected and normalised once for the batch's distinct illustrations. The user's taste is the mean
-    of the bookmarked less the mean of the passed-over ones, both with sum / (count + shrink), so that a short history
-    says little and none says nothing; illustrations without a vector are not counted. A learnt map turns tastes into
-    the illustrations that suit them.
+    The user's taste is the mean of the bookmarked less the mean of the passed-over ones, both with sum / (count + shrink),
+    so that a short history says little and none says nothing; illustrations without a vector are not counted. A learnt map
+    turns tastes into the illustrations that suit them. Projection and scale are affine, so that they are applied to a
+    list's sum and not to each illustration in it.
 
     The projections learn from the rows' own illustrations, not from those in the lists, of which there are a hundred
     times as many: that spares the way back through the lists.
     """
 
-    def __init__(self, projects: Mapping[str, nn.Module], width: int, shrink: float, *, passed: bool = True) -> None:
+    def __init__(self, projects: Mapping[str, nn.Linear | ProfilePlace], width: int, shrink: float, *, passed: bool = True
+                 ) -> None:
         super().__init__()
         self.modalities, self.shrink, self.passed = tuple(projects), shrink, passed
         self.places = nn.ModuleDict({name: Place(project, width) for name, project in projects.items()})
         self.map_MPP = nn.Parameter(torch.empty(len(projects), width, width).uniform_(-(width ** -0.5), width ** -0.5))
 
     def forward(self, batch: Batch) -> Matches:
-        known_UM = torch.stack([_known(name, batch) for name in self.modalities], 1)
-        known_BM = known_UM[batch.item_B]
-        suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch, known_UM), self.map_MPP)
-        item_BMP = torch.stack([self.places[name]([part_UX[batch.item_B] for part_UX in _parts(name, batch)], known_BM[:, m])
+        known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
+        suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch), self.map_MPP)
+        item_BMP = torch.stack([self.places[name](_own(name, batch), known_BM[:, m])
                                 for m, name in enumerate(self.modalities)], 1)
         product_BMP = suits_BMP * item_BMP
         return Matches(product_BMP, product_BMP.sum(-1), known_BM)
 
     @torch.no_grad()
-    def _tastes(self, batch: Batch, known_UM: Tensor) -> Tensor:
+    def _tastes(self, batch: Batch) -> Tensor:
         """[B, M, P]: shrunk mean of the bookmarked less that of the passed-over illustrations, if these count."""
-        place_UX = torch.cat([self.places[name](_parts(name, batch), known_UM[:, m], settled=True)
-                              for m, name in enumerate(self.modalities)], 1)
-        value_UX = torch.cat([place_UX, known_UM.to(place_UX.dtype)], 1)  # the sum of `known` is the count
-        bookmarked_BMP = self._mean(value_UX, batch.bookmarked_BH)
-        return bookmarked_BMP - self._mean(value_UX, batch.passed_BH) if self.passed else bookmarked_BMP
+        lists = [Lists(batch.bookmarked_BH), *([Lists(batch.passed_BH)] if self.passed else [])]
+        counts = [each.sum(batch.catalogue.known_IM) for each in lists]
+        means = [self._means(name, batch, lists, counts) for name in self.modalities]
+        return torch.stack([of_list[0] - of_list[1] if self.passed else of_list[0] for of_list in means], 1)
 
-    def _mean(self, value_UX: Tensor, listed_BH: Tensor) -> Tensor:
-        """[B, M, P]; the last M columns of `value_UX` are counted."""
-        sum_BX, count = sum_listed(value_UX, listed_BH), len(self.modalities)
-        weight_BM1 = 1 / (sum_BX[:, -count:, None] + self.shrink).clamp(min=1)
-        return sum_BX[:, :-count].view(len(sum_BX), count, -1) * weight_BM1
+    def _means(self, name: str, batch: Batch, lists: list[Lists], counts_BM: list[Tensor]) -> list[Tensor]:
+        """[B, P] for each of the lists: the sum of the listed places that are known, over their count and `shrink`."""
+        place: Place = self.places[name]  # type: ignore[assignment]
+        if isinstance(place.project, ProfilePlace):
+            counts = [each.count_B[:, None] for each in lists]
+            totals = sum_profiles(lists, place.project.artist, place.project.tags, batch.catalogue)
+        else:
+            counts = [count_BM[:, [VECTOR_MODALITIES.index(name)]] for count_BM in counts_BM]
+            sums = [each.sum(batch.catalogue.compact_IC[name]).float() for each in lists]  # unknown ones are zero
+            totals = [F.linear(sum_BC, place.project.weight) + count_B1 * place.project.bias
+                      for sum_BC, count_B1 in zip(sums, counts, strict=True)]
+        return [place.of_sum(total_BP, count_B1) / (count_B1 + self.shrink).clamp(min=1)
+                for total_BP, count_B1 in zip(totals, counts, strict=True)]
 
 
 class Place(nn.Module):
@@ -79,19 +86,25 @@ class Place(nn.Module):
     a batch has fewer than two (no picture at all, say). No shape depends on what is known, so that a GPU is not waited for.
     """
 
-    def __init__(self, project: nn.Module, out: int) -> None:
+    def __init__(self, project: nn.Linear | ProfilePlace, out: int) -> None:
         super().__init__()
         self.project, self.norm = project, nn.BatchNorm1d(out)
 
-    def forward(self, parts: list[Tensor], known_X: Tensor, *, settled: bool = False) -> Tensor:
-        """`settled` asks for the running statistics, in training too."""
-        norm, projected_XP = self.norm, self.project(*parts).float()  # statistics in float32 whatever the products'
-        if self.training and not settled:
-            mean_P, square_P = self._statistics(projected_XP, known_X[:, None].to(projected_XP.dtype))
-        else:
-            mean_P, square_P = self._settled()
-        scale_P = norm.weight * (square_P + norm.eps).rsqrt()
-        return torch.addcmul(norm.bias - mean_P * scale_P, projected_XP, scale_P) * known_X[:, None]
+    def forward(self, parts: list[Tensor], known_X: Tensor) -> Tensor:
+        projected_XP = self.project(*parts).float()  # statistics in float32 whatever the products'
+        known_X1 = known_X[:, None].to(projected_XP.dtype)
+        mean_P, square_P = self._statistics(projected_XP, known_X1) if self.training else self._settled()
+        scale_P, shift_P = self._affine(mean_P, square_P)
+        return torch.addcmul(shift_P, projected_XP, scale_P) * known_X1
+
+    def of_sum(self, total_BP: Tensor, count_B1: Tensor) -> Tensor:
+        """The sum of places, by the running statistics, from the sum of what was projected."""
+        scale_P, shift_P = self._affine(*self._settled())
+        return total_BP * scale_P + count_B1 * shift_P
+
+    def _affine(self, mean_P: Tensor, square_P: Tensor) -> tuple[Tensor, Tensor]:
+        scale_P = self.norm.weight * (square_P + self.norm.eps).rsqrt()
+        return scale_P, self.norm.bias - mean_P * scale_P
 
     def _settled(self) -> tuple[Tensor, Tensor]:
         return self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
@@ -126,19 +139,9 @@ class ProfilePlace(nn.Module):
         return torch.cat([self.artist(artist_X), self.tags(tags_XT)], 1)
 
 
-def _parts(name: str, batch: Batch) -> list[Tensor]:
-    """What a modality's place is made from, for the U illustrations of the batch."""
-    return [batch.item_fields_UF[:, ARTIST], batch.item_tags_UT] if name == "profile" else [batch.compact_UC[name]]
-
-
-def _known(name: str, batch: Batch) -> Tensor:
-    """[U] bool; a profile is always known."""
+def _own(name: str, batch: Batch) -> list[Tensor]:
+    """What a modality's place is made from, for the illustrations of the rows."""
+    catalogue, item_B = batch.catalogue, batch.item_B
     if name == "profile":
-        return torch.ones(len(batch.item_tags_UT), dtype=torch.bool, device=batch.item_B.device)
-    return batch.known_U[name]
-
-
-def sum_listed(value_UX: Tensor, listed_BH: Tensor) -> Tensor:
-    """value_UX float32, listed_BH int64 -> [B, X]: the sums of the listed rows of `value_UX`; -1 lists nothing."""
-    return F.embedding_bag(listed_BH.clamp(min=0), value_UX, mode="sum",
-                           per_sample_weights=(listed_BH >= 0).to(value_UX.dtype))
+        return [catalogue.artist_I[item_B], catalogue.tags_IT[item_B]]
+    return [catalogue.compact_IC[name][item_B].float()]

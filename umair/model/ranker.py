@@ -1,6 +1,6 @@
 """The UMAIR-FPS ranker: towers, contribution mechanism, DCN-V2, deep and linear part; and the match beside them.
 
-B rows, U distinct illustrations of the batch, M modalities, D modality width.
+B rows, I illustrations, M modalities, D modality width.
 """
 
 from __future__ import annotations
@@ -112,7 +112,6 @@ class RankerConfig(Section):
     penalties: bool = False  # the squared weights that the authors add to the loss
     match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
     match_width: int = Field(64, gt=1)
-    match_hidden: int = Field(0, ge=0)  # hidden layer between compact vectors and match; 0: they are mapped linearly
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
 
@@ -286,7 +285,7 @@ class UmairRanker(Ranker):
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
         modality_BMD = torch.stack([F.relu(self.project[name](batch.vectors_BD[name])) if name in self.project
                                     else self._item(batch) for name in self.modalities], 1)
-        known_BM = torch.stack([_known(name, batch) for name in self.modalities], 1)
+        known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
         if self.contribution is None:
             return (modality_BMD * known_BM[:, :, None]).flatten(1), None
         mixed_BD, weight_BM = self.contribution(user_BD, modality_BMD, known_BM)
@@ -331,17 +330,11 @@ def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
     if not config.matched:
         return None
     width = config.match_width
-    projects: dict[str, nn.Module] = {name: _projection(compact_width(widths[name]), width, config.match_hidden)
-                                      for name in config.matched if name != "profile"}
+    projects: dict[str, nn.Linear | ProfilePlace] = {name: nn.Linear(compact_width(widths[name]), width)
+                                                     for name in config.matched if name != "profile"}
     if "profile" in config.matched:
         projects["profile"] = ProfilePlace(config.item_fields["artist_id"], config.tag_buckets, width)
     return Match(projects, width, config.match_shrink, passed=config.match_passed)
-
-
-def _projection(width: int, out: int, hidden: int) -> nn.Module:
-    if not hidden:
-        return nn.Linear(width, out)
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 def _without_totals(batch: Batch) -> Batch:
@@ -351,16 +344,11 @@ def _without_totals(batch: Batch) -> Batch:
 
 
 def _without_ids(batch: Batch) -> Batch:
-    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT", "item_fields_UF", "item_tags_UT")
+    names = ("user_fields_BF", "user_tags_BT", "item_fields_BF", "item_tags_BT")
     nothing: dict[str, Any] = {name: torch.zeros_like(getattr(batch, name)) for name in names}
-    return replace(batch, **nothing)
-
-
-def _known(name: str, batch: Batch) -> Tensor:
-    """[B] bool: the row's illustration has this modality; a profile is always known."""
-    if name == "profile":
-        return torch.ones_like(batch.item_B, dtype=torch.bool)
-    return batch.known_U[name][batch.item_B]
+    of_all = batch.catalogue
+    none_I, none_IT = (table.new_zeros(1).expand_as(table) for table in (of_all.artist_I, of_all.tags_IT))
+    return replace(batch, **nothing, catalogue=replace(of_all, artist_I=none_I, tags_IT=none_IT))
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -38,6 +38,11 @@ def item_buckets(static_BF: Array, totals: dict[str, Array], sizes: dict[str, in
                      for name, size in sizes.items()], 1)
 
 
+def artist_buckets(static_IF: Array, size: int) -> Array:
+    """Raw static fields [I, 7] -> each illustration's artist, buckets int32 [I]."""
+    return _hashed(static_IF[:, STATIC_FIELDS.index("artist_index")], size).astype(np.int32)
+
+
 def tag_buckets(tag_BL: Array, size: int) -> Array:
     """Tag indices, -1 for none -> buckets int64."""
     return _hashed(tag_BL, size)

@@ -88,14 +88,14 @@ class Features:
         return self._map(f"{modality}_axes")
 
     def compact(self, axes: nn.ModuleDict) -> dict[str, Array]:
-        """By modality of `axes`: fp16 [I, C], memory-mapped; computed once on this node for any axes."""
-        places = {name: self.folder / f"compact-{name}-{axes_key(of)}.npy" for name, of in axes.items()}
+        """By modality of `axes`: fp16 [I, C], memory-mapped, zero where not known; made once on this node for any axes."""
+        places = {name: self.folder / f"{name}-compact-{axes_key(of)}.npy" for name, of in axes.items()}
         for name, path in places.items():
             if not path.exists():
                 try:
                     with _alone(path.with_suffix(".lock")):
                         if not path.exists():
-                            _write_compact(path, self.vectors[name], axes[name])
+                            _write_compact(path, self.vectors[name], self.known[name], axes[name])
                 except OSError as error:
                     raise _no_room(path, error) from error
         return {name: self._map(path.stem) for name, path in places.items()}
@@ -110,11 +110,14 @@ def _no_room(path: Path, error: OSError) -> StorageError:
 
 
 @torch.inference_mode()
-def _write_compact(path: Path, vector_ID: Array, axes: nn.Module) -> None:
+def _write_compact(path: Path, vector_ID: Array, known_I: Array, axes: nn.Module) -> None:
     """The file appears whole or not at all, whichever node's process is first. The axes may lie on a GPU."""
     axes = copy.deepcopy(axes).cpu()
-    blocks = [axes(torch.from_numpy(vector_ID[start:start + BLOCK].astype(np.float32))).half().numpy()
-              for start in range(0, len(vector_ID), BLOCK)]
+    def block(start: int) -> Array:
+        compact_XC = axes(torch.from_numpy(vector_ID[start:start + BLOCK].astype(np.float32))).half().numpy()
+        return np.where(known_I[start:start + BLOCK, None], compact_XC, np.float16(0))
+
+    blocks = [block(start) for start in range(0, len(vector_ID), BLOCK)]
     part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
     with part.open("wb") as file:
         np.save(file, np.concatenate(blocks) if blocks else axes(torch.zeros(0, vector_ID.shape[1])).half().numpy())

@@ -24,8 +24,9 @@ class Feed:
     works ahead, wait in the caller's.
     """
 
-    def __init__(self, features: Features, rankers: dict[str, Ranker], device: str) -> None:
-        self.lookups, self.device = {name: Lookup(features, ranker) for name, ranker in rankers.items()}, device
+    def __init__(self, features: Features, rankers: dict[str, Ranker], device: str, *, resident: bool = False) -> None:
+        self.lookups = {name: Lookup(features, ranker, device, resident=resident) for name, ranker in rankers.items()}
+        self.device = device
         self.seconds = {"read": 0.0, "batch": 0.0, "wait": 0.0}
 
     def batches(self, rows_by_file: dict[str, int], sizes: list[int], *, order: tuple[int, ...] = (), pool: int = 0,

@@ -1,10 +1,12 @@
 """From window rows to batches: looks up what the rows point at, for one ranker.
 
-U distinct illustrations of a batch, T tags, D width, C compact width, B rows, H history, F fields, L listed tags.
+I illustrations, T tags, D width, B rows, H history, L listed tags.
 """
 
 from __future__ import annotations
 
+import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,11 @@ from torch.nn import functional as F
 
 from umair.config import fingerprint
 from umair.errors import ContractError
-from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
+from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch, Catalogue
 from umair.model.compact import axes_key
 from umair.model.ranker import Ranker
 from umair.schema import ABSENT
-from umair.training.buckets import item_buckets, tag_buckets, user_buckets
+from umair.training.buckets import artist_buckets, item_buckets, tag_buckets, user_buckets
 from umair.training.features import Features
 from umair.training.reader import Rows
 
@@ -30,25 +32,43 @@ PRIOR_RATE, PRIOR_VIEWS = 0.2, 10.0  # a rate is (bookmarks + PRIOR_RATE * PRIOR
 
 
 class Lookup:
-    """Makes batches as one ranker reads them. Rankers with the same `key` read the same."""
+    """Makes batches as one ranker reads them. Rankers with the same `key` read the same.
 
-    def __init__(self, features: Features, ranker: Ranker) -> None:
-        self.features, self.config = features, ranker.config
-        self.compact = features.compact(ranker.axes)
+    The catalogue that all batches share lies on `device`; so do the whole vectors of semantics, style and text if they are
+    to be `resident` (2 bytes a number), and otherwise in the pack's memory-mapped files.
+    """
+
+    def __init__(self, features: Features, ranker: Ranker, device: torch.device | str = "cpu", *, resident: bool = False
+                 ) -> None:
+        self.features, self.config, self.axes, self.device = features, ranker.config, ranker.axes, torch.device(device)
         buckets = [self.config.user_fields, self.config.item_fields, self.config.tag_buckets]
         self.key = fingerprint([buckets, axes_key(ranker.axes)])
+        place = self.device if resident else torch.device("cpu")
+        self.vectors = {name: _shared(features.vectors[name]).to(place) for name in VECTOR_MODALITIES}
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Made at the first batch."""
+        features, size = self.features, self.config.item_fields["artist_id"]
+        known_IM = np.stack([features.known[name] for name in VECTOR_MODALITIES], 1).astype(np.float32)
+        tags_IT = tag_buckets(features.item_tags[:, :ITEM_TAGS], self.config.tag_buckets).astype(np.int32)
+        compact_IC = {name: _shared(compact) for name, compact in features.compact(self.axes).items()}
+        artist_I = torch.from_numpy(artist_buckets(features.item_fields, size))
+        return Catalogue(compact_IC, torch.from_numpy(known_IM), artist_I, torch.from_numpy(tags_IT)).to(self.device)
 
     def batch(self, rows: Rows) -> Batch:
-        """Window rows (COLUMNS, as the reader gives them) -> a Batch in the ranker's buckets, on the CPU.
+        """Window rows (COLUMNS, as the reader gives them) -> a Batch in the ranker's buckets, on the CPU but for what lies
+        on the device already.
 
         Raises ContractError for a user, illustration or tag that the pack does not have, and for labels other than 0 and 1.
         """
         features, config, item_N = self.features, self.config, rows["illust_index"]
-        distinct_U, position = _distinct(rows, features.illustrations)
         tags_BL = np.concatenate([_first(rows["long_tags"], USER_TAGS // 2), _first(rows["short_tags"], USER_TAGS // 2)], 1)
         totals = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}
-        no_totals = dict.fromkeys(totals, np.full(len(distinct_U), -1))
         _require_below(rows["user_index"], features.users, "user_index")
+        for name in ("illust_index", "bookmarked", "passed"):
+            _require_below(rows[name], features.illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
+        item_B = _long(item_N)
         return Batch(
             user_fields_BF=_long(user_buckets(features.user_fields[rows["user_index"]], config.user_fields)),
             user_tags_BT=_long(tag_buckets(tags_BL, config.tag_buckets)),
@@ -57,26 +77,16 @@ class Lookup:
             long_interest_BD=_interest(features, rows["long_tags"], rows["long_weights"]),
             short_interest_BD=_interest(features, rows["short_tags"], rows["short_weights"]),
             counters_BC=_counters(rows),
-            vectors_BD={name: torch.from_numpy(features.vectors[name][item_N]).float() for name in VECTOR_MODALITIES},
-            compact_UC={name: torch.from_numpy(compact[distinct_U]).float() for name, compact in self.compact.items()},
-            known_U={name: torch.from_numpy(features.known[name][distinct_U]) for name in VECTOR_MODALITIES},
-            item_fields_UF=_long(item_buckets(features.item_fields[distinct_U], no_totals, config.item_fields)),
-            item_tags_UT=_long(tag_buckets(features.item_tags[distinct_U][:, :ITEM_TAGS], config.tag_buckets)),
-            item_B=position["illust_index"], bookmarked_BH=position["bookmarked"], passed_BH=position["passed"],
-            label_B=_labels(rows["label"]))
+            vectors_BD={name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()},
+            item_B=item_B, bookmarked_BH=_list(rows["bookmarked"]), passed_BH=_list(rows["passed"]),
+            label_B=_labels(rows["label"]), catalogue=self.catalogue)
 
 
-def _distinct(rows: Rows, illustrations: int) -> tuple[Array, dict[str, Tensor]]:
-    """The distinct illustrations that the rows mention, ascending, and each column as positions among them (-1 = none)."""
-    columns = ("illust_index", "bookmarked", "passed")
-    mentioned_I = np.zeros(illustrations + 1, np.bool_)  # the last place takes the ABSENT that fills lists
-    for name in columns:
-        _require_below(rows[name], illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
-        mentioned_I[rows[name]] = True
-    distinct_U = np.flatnonzero(mentioned_I[:-1])
-    position_I = np.empty(illustrations + 1, np.int64)  # only places that rows mention are ever touched
-    position_I[distinct_U], position_I[-1] = np.arange(len(distinct_U)), ABSENT
-    return distinct_U, {name: torch.from_numpy(position_I[rows[name]]) for name in columns}
+def _shared(file: Array) -> Tensor:
+    """A memory-mapped file as a tensor: pages that all processes of a node share. Nobody writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(file)
 
 
 def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:
@@ -125,5 +135,9 @@ def _require_below(index: Array, count: int, column: str, lowest: int = 0) -> No
                             "build the windows again: they and the pack must come from the same tables")
 
 
-def _long(bucket: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(bucket))
+def _long(index: Array) -> Tensor:
+    return torch.from_numpy(index.astype(np.int64))
+
+
+def _list(listed_BH: Array) -> Tensor:
+    return torch.from_numpy(listed_BH.astype(np.int32))

@@ -60,6 +60,7 @@ class TrainingConfig(Section):
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"
+    resident: bool = False  # with cuda: all vectors on the GPU, 2 bytes a number, and not the compact ones alone
     seed: int = Field(0, ge=0)  # of weights, dropout and the order of rows
     shuffle_pool: int = Field(65_536, ge=0)  # rows of a rank that are permuted together
     checkpoint_steps: int = Field(1_000, gt=0)  # steps between checkpoints
@@ -147,7 +148,8 @@ class _Run:
     @cached_property
     def feed(self) -> Feed:
         """Made after `resume`, when all ranks have the first one's axes."""
-        return Feed(self.features, {name: trainee.ranker for name, trainee in self.trainees.items()}, self.ranks.device)
+        rankers = {name: trainee.ranker for name, trainee in self.trainees.items()}
+        return Feed(self.features, rankers, self.ranks.device, resident=self.config.resident)
 
     @property
     def steps_done(self) -> int:
