@@ -328,3 +328,12 @@ def test_a_ranker_takes_the_axes_that_it_reads_and_keeps_them_with_its_weights(f
     again = build_ranker(RankerConfig(match=["style"]), features.widths)
     again.load_state_dict(matched.state_dict())
     np.testing.assert_array_equal(again.axes["style"].axes_DC, features.axes("style"))
+
+
+def test_resident_vectors_make_the_same_batch(features):
+    ranker = build_ranker(RankerConfig(match=True), features.widths)
+    mapped, resident = (Lookup(features, ranker, "cpu", resident=resident).batch(window_rows()) for resident in (False, True))
+    for name, of_BD in mapped.vectors_BD.items():
+        torch.testing.assert_close(resident.vectors_BD[name], of_BD, rtol=0, atol=0)
+    first = Lookup(features, ranker)
+    assert first.batch(window_rows()).catalogue is first.batch(window_rows()).catalogue  # made once

@@ -36,11 +36,11 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.artist_I)
 
-    def to(self, device: torch.device | str) -> Catalogue:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Catalogue:
         """The same on another device; on this one nothing is copied."""
-        compact_IC = {name: of_IC.to(device, non_blocking=True) for name, of_IC in self.compact_IC.items()}
+        compact_IC = {name: of_IC.to(device, non_blocking=non_blocking) for name, of_IC in self.compact_IC.items()}
         others = (self.known_IM, self.artist_I, self.tags_IT)
-        return Catalogue(compact_IC, *(table.to(device, non_blocking=True) for table in others))
+        return Catalogue(compact_IC, *(table.to(device, non_blocking=non_blocking) for table in others))
 
 
 @dataclass(frozen=True)
