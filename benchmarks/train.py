@@ -5,7 +5,8 @@
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads half of the training files through
 Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
 step on batches that are held in memory. Ranks have a core
-each, for all their threads, so that two have twice the machine of one; "unbound": all cores for all. FOLDER: where
+each, for all their threads, so that two have twice the machine of one; "unbound": all cores for all. "catalogue": see
+catalogue.py. FOLDER: where
 `pip install --target FOLDER --no-deps deepctr-torch` put that package, for the comparison with its DCNMix.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from catalogue import compare as compare_catalogues
 
 from umair.config import load_config
 from umair.evidence import ROOT, provenance
@@ -55,6 +57,7 @@ def main() -> None:
         inputs = numeric_inputs(folder / "world")
         result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
+                  "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, _rate),
                   "ranks": _ranks(config.ranker, inputs, folder)}
         if given.deepctr:
             from deepctr import compare
@@ -150,6 +153,8 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     return {"fed_over_held": {name: each["fed_over_held"] for name, each in steps.items() if name.startswith(DEFAULT)},
             "default_over_paper": {str(batch): round(steps[f"{DEFAULT}, batch {batch}"]["fed"] / steps[f"paper, batch {batch}"]["fed"], 3)
                                    for batch in BATCHES},
+            "catalogue": {size: {name: each[name] for name in ("step", "once_over_row_by_row")}
+                          for size, each in result["catalogue"].items()},
             "two_ranks_over_one": {name: each["two_over_one"] for name, each in result["ranks"].items()},
             **({"dcn_v2_over_deepctr": {batch: each["ours_over_theirs"] for batch, each in result["dcn_v2"].items()}}
                if "dcn_v2" in result else {})}
