@@ -17,6 +17,7 @@ from umair.experiments.page import experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import _GroupedReplicates
 from umair.experiments.trial import Outcome
+from umair.job import Config
 from umair.metrics import auc, way
 from umair.storage import read_facts
 
@@ -86,6 +87,17 @@ def test_every_ablation_of_the_project_differs_from_its_ranker_in_one_key():
             assert len(differs) == 1, f"{file.name}: {name} changes {differs}"
             seen += 1
     assert seen > 5
+
+
+def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
+    file = tmp_path / "week.yaml"
+    file.write_text(yaml.safe_dump({
+        "claim": "c", "week": {"config": str(ROOT / "conf/movielens.yaml"), "week": "2018-W39"}, "training": {"epochs": 2},
+        "ranker": {"match_width": 32}, "others": {"paper": {"match": False}}}), encoding="utf-8")
+    config, week = load_config(file, [], ExperimentConfig), load_config(ROOT / "conf/movielens.yaml", [], Config)
+    assert config.ranker == week.ranker.model_copy(update={"match_width": 32})
+    assert config.others["paper"] == config.ranker.model_copy(update={"match": ()})
+    assert (config.training.epochs, config.training.batch, config.training.ranks) == (2, week.training.batch, 1)
 
 
 # ---------------------------------------------------------------- trials

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from umair.config import PlainPath, Section, fingerprint, merge
+from umair.config import PlainPath, Section, fingerprint, load_config, merge
 from umair.experiments.numeric_world import NumericWorldConfig
+from umair.job import Config
 from umair.model.ranker import RankerConfig
 from umair.training.loop import TrainingConfig
 
@@ -21,10 +22,25 @@ class WeekConfig(Section):
     week: str
 
 
+def laid_over_the_week(values: Any) -> Any:
+    """The values of an experiment or a search with the week's own ranker and training below them, where there is a week: on
+    one process and without rivals. Raises ConfigError for a week's configuration that cannot be read."""
+    if not isinstance(values, dict) or not isinstance(values.get("week"), dict) or "config" not in values["week"]:
+        return values
+    if values.get("numeric") is not None:
+        return values  # which is refused when all is read
+    week = load_config(values["week"]["config"], [], Config)
+    alone = {"ranks": 1, "threads": 1, "device": "cpu", "rivals": {}}
+    own = {"ranker": week.ranker.model_dump(), "training": {**week.training.model_dump(), **alone}}
+    given = {name: {} if values.get(name) is None else values[name] for name in own}
+    return {**values, **{name: merge(own[name], each) if isinstance(each, dict) else each for name, each in given.items()}}
+
+
 class ExperimentConfig(Section):
     """Rows, seeds, the ranker, others (any difference) and ablations (one key each).
 
-    Raises, when read, ConfigError for an ablation that changes several keys, and for rows from two places or from none.
+    Where the rows are of a week, `training` and `ranker` say what differs from the week's own. Raises, when read,
+    ConfigError for an ablation that changes several keys, and for rows from two places or from none.
     """
 
     claim: str  # what the experiment is to show
@@ -39,6 +55,7 @@ class ExperimentConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _others_say_what_differs(cls, values: Any) -> Any:
+        values = laid_over_the_week(values)
         if not isinstance(values, dict):
             return values
         given = {kind: values.get(kind) or {} for kind in ("ranker", "others", "ablations")}

@@ -22,12 +22,11 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from umair.config import AnySection, Section, fingerprint, load_config, merge
 from umair.errors import ConfigError, ContractError, UmairError
 from umair.evidence import code_digest
-from umair.experiments.config import WeekConfig
+from umair.experiments.config import WeekConfig, laid_over_the_week
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.experiments.run import alone, trial_processes
 from umair.experiments.trial import CODE, Trial, train_trial
-from umair.job import Config
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_atomically
 from umair.training.inputs import TrainingInputs
@@ -75,13 +74,7 @@ class SearchConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_the_week(cls, values: Any) -> Any:
-        """The starting point is the week's own ranker and training, on one process and without rivals."""
-        if not isinstance(values, dict) or not isinstance(values.get("week"), dict) or "config" not in values["week"]:
-            return values
-        week = load_config(values["week"]["config"], [], Config)
-        alone = {"ranks": 1, "threads": 1, "device": "cpu", "rivals": {}}
-        own = {"ranker": week.ranker.model_dump(), "training": {**week.training.model_dump(), **alone}}
-        return {**values, **{name: merge(own[name], values.get(name) or {}) for name in own}}
+        return laid_over_the_week(values)
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
