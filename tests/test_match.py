@@ -203,8 +203,9 @@ def test_sums_of_lists_that_are_all_empty(form, places):
 @pytest.mark.parametrize("form", [Lists, weighed])
 def test_half_precision_is_summed_in_float32(form):
     """2,048 ones: in fp16 alone a sum stops at 2,048, as 2,049 is no fp16; 1 + 2^-10 added up 1,024 times is 1,025."""
-    table_IX = torch.tensor([[1 + 2.0 ** -10]], dtype=torch.float16)
-    assert form(torch.zeros(1, 1_024, dtype=torch.int32)).sum(table_IX).item() == 1_025
+    table_IX = torch.tensor([[1 + 2.0 ** -10, 60_000.0]], dtype=torch.float16)  # whose sum no fp16 can hold
+    assert form(torch.zeros(1, 1_024, dtype=torch.int32)).sum(table_IX).tolist() == [[1_025, 1_024 * 60_000]]
+    assert form(torch.tensor([[0, -1, 0]])).sum(table_IX).tolist() == [[2 + 2.0 ** -9, 120_000]]
 
 
 @pytest.mark.parametrize("form", [Lists, weighed])

@@ -109,6 +109,6 @@ class Vectors(nn.Module):
     def _mean_vectors(self, batch: Batch, lists: Lists) -> list[Tensor]:
         count_BM, fields = lists.sum(batch.catalogue.known_IM), []
         for m, name in enumerate(VECTOR_MODALITIES):
-            mean_BC = lists.sum(batch.catalogue.compact_IC[name]).float() / count_BM[:, m, None].clamp(min=1)
+            mean_BC = lists.sum(batch.catalogue.compact_IC[name]) / count_BM[:, m, None].clamp(min=1)
             fields.append(self.listed[name](mean_BC) * (count_BM[:, m, None] > 0))
         return fields

@@ -25,6 +25,7 @@ class Lists:
     def __init__(self, listed_BH: Tensor) -> None:
         there_BH = listed_BH >= 0
         self.count_B = there_BH.sum(1)
+        self.share = 0.5 ** max(listed_BH.shape[1] - 1, 0).bit_length()  # 1 / 256 for 200 places: exact in every dtype
         self.there_BH: Tensor | None = None
         self.start_B: Tensor | None = None
         if listed_BH.is_cuda or torch.compiler.is_compiling():
@@ -34,7 +35,12 @@ class Lists:
             self.start_B = (self.count_B.cumsum(0) - self.count_B).to(self.index.dtype)
 
     def sum(self, table_IX: Tensor) -> Tensor:
-        """[B, X], of the table's dtype: float32, float64, or float16, which is summed in float32."""
+        """[B, X] of the table's dtype; float32 of one in float16, which is summed in float32 and rounded once."""
+        if table_IX.dtype == torch.float16:
+            share = torch.full_like(self.index, self.share, dtype=torch.float16)
+            share = share if self.there_BH is None else share * self.there_BH
+            mean_BX = F.embedding_bag(self.index, table_IX, self.start_B, mode="sum", per_sample_weights=share)
+            return mean_BX.float() / self.share
         weight_BH = None if self.there_BH is None else self.there_BH.to(table_IX.dtype)
         return F.embedding_bag(self.index, table_IX, self.start_B, mode="sum", per_sample_weights=weight_BH)
 

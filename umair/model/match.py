@@ -72,7 +72,7 @@ class Match(nn.Module):
             totals = sum_profiles(lists, place.project.artist, place.project.tags, batch.catalogue)
         else:
             counts = [count_BM[:, [VECTOR_MODALITIES.index(name)]] for count_BM in counts_BM]
-            sums = [each.sum(batch.catalogue.compact_IC[name]).float() for each in lists]  # unknown ones are zero
+            sums = [each.sum(batch.catalogue.compact_IC[name]) for each in lists]  # unknown ones are zero
             totals = [F.linear(sum_BC, place.project.weight) + count_B1 * place.project.bias
                       for sum_BC, count_B1 in zip(sums, counts, strict=True)]
         return [place.of_sum(total_BP, count_B1) / (count_B1 + self.shrink).clamp(min=1)
