@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from umair.errors import ContractError, StorageError
-from umair.training.reader import count_rows, read_batches, read_rows
+from umair.training.reader import _permute, count_rows, read_batches, read_rows
 from umair.training.shares import step_sizes
 
 COLUMNS = ("illust_index", "passed")
@@ -57,6 +57,13 @@ def test_the_order_is_a_function_of_the_seed_and_a_resumed_epoch_goes_on_where_i
     assert numbers(read_batches(files, COLUMNS, sizes, order=(1, 1), pool=80)) != numbers(whole)  # the next epoch
     assert numbers(whole[:1]) != sorted(numbers(whole[:1]))  # rows are permuted too, not files alone
     assert numbers(read_batches(files, COLUMNS, sizes)) == list(range(300))  # no order asked for
+
+
+def test_pools_double_until_they_are_whole():
+    chunks = ({"row": np.array([number])} for number in range(300))
+    pools = [chunk["row"] for chunk in _permute(chunks, 80, np.random.default_rng(0))]
+    assert [len(pool) for pool in pools] == [10, 20, 40, 80, 80, 70]
+    assert [sorted(pool) for pool in pools[:2]] == [list(range(10)), list(range(10, 30))]
 
 
 @pytest.mark.parametrize("rows", [60, 140])

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from umair.errors import ContractError, StorageError
 
 Rows = dict[str, npt.NDArray[Any]]  # column -> [N] or, for lists of one length, [N, length]
+FIRST_POOL = 1 / 8  # of a pool; each pool after it holds twice as many rows, until one is whole
 AHEAD = 4  # row groups that Petastorm's thread reads before they are asked for
 
 
@@ -92,13 +93,15 @@ def _through_petastorm(files: list[str], columns: tuple[str, ...]) -> Iterator[R
 
 
 def _permute(chunks: Iterable[Rows], pool: int, random: np.random.Generator) -> Iterator[Rows]:
-    """Gathers chunks until they hold `pool` rows and hands those out in random order."""
+    """Gathers chunks until they hold `pool` rows and hands those out in random order; first of all fewer, so that an epoch
+    need not begin by waiting for a whole pool."""
     held: list[Rows] = []
+    wanted = pool * FIRST_POOL
     for chunk in chunks:
         held.append(chunk)
-        if sum(map(_length, held)) >= pool:
+        if sum(map(_length, held)) >= wanted:
             yield _shuffled(held, random)
-            held = []
+            held, wanted = [], min(2 * wanted, pool)
     if held:
         yield _shuffled(held, random)
 
