@@ -20,7 +20,7 @@ def embed_texts(job: Job) -> dict[str, Any]:
     new = texts_to_embed(job.read(TAGS.name), job.read(ILLUSTRATIONS.name), there, encoder, config)
     resumed = 0
     if there is None or not new.isEmpty():
-        with embedded_texts(new, folder, config, job.store.unfinished("embed_texts")) as (rows, resumed):
+        with job.phase("embed"), embedded_texts(new, folder, config, job.store.unfinished("embed_texts")) as (rows, resumed):
             job.commit(TEXT_VECTORS.name, rows, append=True, encoder=encoder)
     vectors = job.store.snapshot(TEXT_VECTORS.name)
     facts = {"embedded": vectors.rows - before, "resumed": resumed, "encoder": encoder,

@@ -307,15 +307,17 @@ def test_axes_are_the_directions_in_which_known_vectors_vary_most():
 def test_compact_vectors_are_made_once_for_any_axes(features):
     ranker = build_ranker(RankerConfig(match=True), features.widths)
     ranker.set_axes("semantic", torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-    compact = features.compact(ranker.axes)
-    assert compact["semantic"].tolist() == [[0, 1], [0, 0], [0, 0], [8, 5]]  # the second and third are not known
-    assert not compact["style"].any()  # no axes were given
+    def compact() -> dict[str, torch.Tensor]:
+        return {name: features.tensor(file, torch.device("cpu")) for name, file in features.compact(ranker.axes).items()}
+
+    assert compact()["semantic"].tolist() == [[0, 1], [0, 0], [0, 0], [8, 5]]  # the second and third are not known
+    assert not compact()["style"].any()  # no axes were given
     made = {path: path.stat().st_mtime_ns for path in features.folder.glob("*-compact-*.npy")}
     assert len(made) == 3
     Features.open(features.folder).compact(ranker.axes)
     assert {path: path.stat().st_mtime_ns for path in features.folder.glob("*-compact-*.npy")} == made
     ranker.set_axes("semantic", torch.zeros(2), torch.eye(2))
-    assert features.compact(ranker.axes)["semantic"].tolist() == [[1, 2], [0, 0], [0, 0], [5, 6]]
+    assert compact()["semantic"].tolist() == [[1, 2], [0, 0], [0, 0], [5, 6]]
 
 
 def test_a_ranker_takes_the_axes_that_it_reads_and_keeps_them_with_its_weights(features):
@@ -335,5 +337,15 @@ def test_resident_vectors_make_the_same_batch(features):
     mapped, resident = (Lookup(features, ranker, "cpu", resident=resident).batch(window_rows()) for resident in (False, True))
     for name, of_BD in mapped.vectors_BD.items():
         torch.testing.assert_close(resident.vectors_BD[name], of_BD, rtol=0, atol=0)
+
+
+def test_what_lies_on_the_device_lies_there_once(features):
+    ranker = build_ranker(RankerConfig(match=True), features.widths)
+    resident, other, mapped = (Lookup(features, ranker, "meta", resident=stays) for stays in (True, True, False))
+    assert resident.vectors["style"].device.type == "meta"
+    assert mapped.vectors["style"].device.type == "cpu"
+    assert resident.vectors["style"] is other.vectors["style"]
+    assert resident.catalogue.compact_IC["style"] is mapped.catalogue.compact_IC["style"]
+    assert resident.catalogue.known_IM.device.type == "meta"
     first = Lookup(features, ranker)
     assert first.batch(window_rows()).catalogue is first.batch(window_rows()).catalogue  # made once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,19 @@ def test_equals_the_formula_row_by_row():
     assert found.known_BM[:, 3].all()
     assert not all(known_of(batch, "style")[batch.item_B])  # the case was there
     assert (batch.bookmarked_BH < 0).all(1).any()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_half_precision_as_packs_have_it_moves_the_match_by_little(monkeypatch, packed):
+    batch = random_batch(rows=40, history=60)
+    halves = {name: of_IC.half() for name, of_IC in batch.catalogue.compact_IC.items()}
+    exact = {name: of_IC.float() for name, of_IC in halves.items()}
+    match = trained_match(batch)
+    wanted = matches_of(match, replace(batch, catalogue=replace(batch.catalogue, compact_IC=exact)))
+    monkeypatch.setattr("umair.model.match.Lists", functools.partial(Lists, packed=packed))
+    found = matches_of(match, replace(batch, catalogue=replace(batch.catalogue, compact_IC=halves)))
+    torch.testing.assert_close(found.product_BMP, wanted.product_BMP, rtol=5e-3, atol=5e-4)
+    assert not torch.equal(found.product_BMP, wanted.product_BMP)  # it was rounded
 
 
 def test_an_illustration_without_vector_matches_nothing_and_says_so():
@@ -172,11 +186,7 @@ def test_a_batch_with_hardly_a_picture_trains_on_running_statistics(known):
 LISTED_BH = torch.tensor([[0, 0, 8], [3, -1, -1], [-1, -1, -1], [8, 2, -1]])  # one twice, none at all
 
 
-def weighed(listed_BH: torch.Tensor) -> Lists:
-    """As on a GPU: empty places stay and weigh nothing."""
-    lists = Lists(listed_BH)
-    lists.index, lists.start_B, lists.there_BH = listed_BH.clamp(min=0), None, listed_BH >= 0
-    return lists
+weighed = functools.partial(Lists, packed=False)  # as on a GPU
 
 
 @pytest.mark.parametrize("form", [Lists, weighed])
@@ -202,7 +212,7 @@ def test_sums_of_lists_that_are_all_empty(form, places):
 
 @pytest.mark.parametrize("form", [Lists, weighed])
 def test_half_precision_is_summed_in_float32(form):
-    """2,048 ones: in fp16 alone a sum stops at 2,048, as 2,049 is no fp16; 1 + 2^-10 added up 1,024 times is 1,025."""
+    """1 + 2^-10 added up 1,024 times is 1,025; fp16 alone rounds to whole numbers from 1,024 on, and ends at 65,504."""
     table_IX = torch.tensor([[1 + 2.0 ** -10, 60_000.0]], dtype=torch.float16)  # whose sum no fp16 can hold
     assert form(torch.zeros(1, 1_024, dtype=torch.int32)).sum(table_IX).tolist() == [[1_025, 1_024 * 60_000]]
     assert form(torch.tensor([[0, -1, 0]])).sum(table_IX).tolist() == [[2 + 2.0 ** -9, 120_000]]
@@ -212,12 +222,13 @@ def test_half_precision_is_summed_in_float32(form):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_profiles_are_summed_alike_one_by_one_and_through_the_catalogue(form, sparse):
     catalogue, project = random_batch().catalogue, ProfilePlace(30, 40, P)
-    project.artist.sparse = project.tags.sparse = sparse
     lists, weight_BP = form(torch.cat([torch.full((1, 12), -1), torch.randint(-1, 20, (4, 12))]).int()), torch.randn(5, P)
     tables = [project.artist.weight, project.tags.weight]
     assert lists.index.numel() > len(catalogue)
     through_BP, = sum_profiles([lists], project.artist, project.tags, catalogue)
-    one_by_one_BP = lists.sum_profiles(project.artist, project.tags, catalogue)
+    project.artist.sparse = project.tags.sparse = sparse
+    one_by_one_BP, = sum_profiles([lists], project.artist, project.tags, catalogue) if sparse else [
+        lists.sum_profiles(project.artist, project.tags, catalogue)]
     torch.testing.assert_close(through_BP, one_by_one_BP)
     found, wanted = ([each.to_dense() for each in torch.autograd.grad((sum_BP * weight_BP).sum(), tables)]
                      for sum_BP in (through_BP, one_by_one_BP))
@@ -241,3 +252,12 @@ def test_vectors_of_another_width_are_refused():
         projection(torch.zeros(2, 7))
     with pytest.raises(ContractError, match="style vectors: found 5 numbers"):
         projection.set_scale(torch.zeros(5), torch.ones(5))
+
+
+def test_a_sparse_gradient_names_the_listed_rows_alone():
+    catalogue, project = random_batch().catalogue, ProfilePlace(30, 40, P)
+    project.artist.sparse = project.tags.sparse = True
+    sum_BP, = sum_profiles([Lists(torch.tensor([[3] * 30]))], project.artist, project.tags, catalogue)  # longer than the catalogue
+    sum_BP.sum().backward()
+    assert set(project.artist.weight.grad.coalesce().indices()[0].tolist()) == {int(catalogue.artist_I[3])}
+    assert set(project.tags.weight.grad.coalesce().indices()[0].tolist()) == set(catalogue.tags_IT[3].tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def test_what_a_ranker_alone_names_stays(store: Store) -> None:
     tidy(store, 1, store.root / "features", delete=True)
     assert values_of(store, 0) == [10]
     assert (store.root / "features" / FeatureSource(**source(0)).key).is_dir()
+
+
+def test_unfinished_work_goes_once_its_step_has_finished_without_it(store: Store) -> None:
+    for encoder, at in (("replaced", 2.0), ("awaited", 4.0)):  # the step finished last at 3.0
+        part = store.unfinished("embed_images") / encoder / "run-1" / "0.parquet"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"0123456789")
+        for path in (part, part.parent, part.parent.parent):
+            os.utime(path, (at, at))
+    only_counted = tidy(store, 4, store.root / "features", delete=False)
+    assert (only_counted["unfinished"], only_counted["bytes"]) == (1, 10)
+    tidy(store, 4, store.root / "features", delete=True)
+    assert [folder.name for folder in store.unfinished("embed_images").iterdir()] == ["awaited"]
 
 
 def test_it_waits_for_no_writer(store: Store) -> None:

@@ -133,11 +133,13 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     encoder = run.config.named(read_facts(Path(run.folder)))["fingerprint"]
     require_device(todo.sparkSession, run.config.device)
     unfinished = UnfinishedWork(run.unfinished / encoder, EMBEDDED)
-    usable = _usable(unfinished.left(todo.sparkSession), todo).persist(StorageLevel.DISK_ONLY)
+    left = unfinished.left(todo.sparkSession)
+    usable = None if left is None else _usable(left, todo).persist(StorageLevel.DISK_ONLY)
     try:
-        resumed = usable.count()
-        rest = todo.join(usable.select("illust_id"), "illust_id", how="left_anti") if resumed else todo
-        embedded = _embed(rest, run, unfinished).unionByName(usable)
+        resumed = 0 if usable is None else usable.count()
+        rest = todo if usable is None else todo.join(usable.select("illust_id"), "illust_id", how="left_anti")
+        made = _embed(rest, run, unfinished)
+        embedded = made if usable is None else made.unionByName(usable)
         facts = {**_count(embedded), "resumed": resumed, "withdrawn": withdrawn.count() if withdrawn is not None else 0}
         _require_few_rejects(facts, embedded, run.config)
         kept = vectors
@@ -148,7 +150,8 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
         yield EmbeddedPictures(_updates(embedded, kept, listed, encoder, facts), facts)
         unfinished.forget()
     finally:
-        usable.unpersist()
+        if usable is not None:
+            usable.unpersist()
 
 
 def _usable(left: DataFrame, todo: DataFrame) -> DataFrame:

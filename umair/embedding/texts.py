@@ -79,10 +79,13 @@ def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfi
     They lie below `unfinished` (`Store.unfinished`) until the `with` block has ended well. Raises what `embed_texts` does.
     """
     work = UnfinishedWork(unfinished / read_facts(Path(folder))["fingerprint"], TEXT_VECTORS.columns)
-    usable = work.left(texts.sparkSession).join(texts, on="text", how="left_semi").dropDuplicates(["text"])
-    resumed = usable.count()
-    rest = texts.join(usable.select("text"), on="text", how="left_anti") if resumed else texts
-    yield work.add(embed_texts(rest, folder, config)).unionByName(usable), resumed
+    left = work.left(texts.sparkSession)
+    if left is None:
+        yield work.add(embed_texts(texts, folder, config)), 0
+    else:
+        usable = left.join(texts, on="text", how="left_semi").dropDuplicates(["text"])
+        rest = texts.join(usable.select("text"), on="text", how="left_anti")
+        yield work.add(embed_texts(rest, folder, config)).unionByName(usable), usable.count()
     work.forget()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -16,20 +17,19 @@ class UnfinishedWork:
     def __init__(self, folder: Path, columns: str) -> None:
         self.folder, self.columns = folder, columns
 
-    def left(self, spark: SparkSession) -> DataFrame:
-        """What the finished tasks of killed runs have made; a row may come twice."""
-        runs = [str(run) for run in self._runs() if any(run.glob("*.parquet"))]
-        return spark.read.schema(self.columns).parquet(*runs) if runs else spark.createDataFrame([], self.columns)
+    def left(self, spark: SparkSession) -> DataFrame | None:
+        """What the finished tasks of killed runs have made; a row may come twice. None, as nearly always: nothing, and no
+        look at what is to be embedded is needed to know it."""
+        runs = [str(run) for run in sorted(self.folder.glob("run-*")) if any(run.glob("*.parquet"))]
+        return spark.read.schema(self.columns).parquet(*runs) if runs else None
 
     def add(self, made: DataFrame) -> DataFrame:
         """Runs `made` into a new folder, in which a task's file appears, whole, as soon as the task is done; the rows."""
-        folder = self.folder / f"run-{len(self._runs()):03d}"
+        folder = self.folder / f"run-{uuid.uuid4().hex[:12]}"
         made.write.option("compression", "zstd").option(TASKS_COMMIT_ALONE, "2").parquet(str(folder))
         return made.sparkSession.read.schema(self.columns).parquet(str(folder))
 
     def forget(self) -> None:
         """Once all is committed. Another encoder's work waits on."""
-        shutil.rmtree(self.folder)
-
-    def _runs(self) -> list[Path]:
-        return sorted(self.folder.glob("run-*"))
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)

@@ -12,6 +12,7 @@ from umair.job import Config
 from umair.model.ranker import RankerConfig
 from umair.training.loop import TrainingConfig
 
+TWO_PLACES = "rows from `numeric` or from `week`, one of them"
 DEFAULT = "umair"  # the ranker that the others are compared with
 
 
@@ -25,11 +26,12 @@ class WeekConfig(Section):
 def laid_over_the_week(values: Any) -> Any:
     """The values of an experiment or a search with the week's own ranker and training below them, where there is a week: on
     one process and without rivals. Raises ConfigError for a week's configuration that cannot be read."""
-    if not isinstance(values, dict) or not isinstance(values.get("week"), dict) or "config" not in values["week"]:
+    named = values.get("week") if isinstance(values, dict) else None
+    if not isinstance(named, dict) or not isinstance(named.get("config"), str):
         return values
     if values.get("numeric") is not None:
-        return values  # which is refused when all is read
-    week = load_config(values["week"]["config"], [], Config)
+        raise ValueError(TWO_PLACES)
+    week = load_config(named["config"], [], Config)
     alone = {"ranks": 1, "threads": 1, "device": "cpu", "rivals": {}}
     own = {"ranker": week.ranker.model_dump(), "training": {**week.training.model_dump(), **alone}}
     given = {name: {} if values.get(name) is None else values[name] for name in own}
@@ -74,7 +76,7 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
         if (self.numeric is None) == (self.week is None):
-            raise ValueError("rows from `numeric` or from `week`, one of them")
+            raise ValueError(TWO_PLACES)
         twice = {DEFAULT, *self.others} & set(self.ablations) | {DEFAULT} & set(self.others)
         if twice:
             raise ValueError(f"names that stand twice: {', '.join(sorted(twice))}")

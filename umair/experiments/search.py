@@ -22,7 +22,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from umair.config import AnySection, Section, fingerprint, load_config, merge
 from umair.errors import ConfigError, ContractError, UmairError
 from umair.evidence import code_digest
-from umair.experiments.config import WeekConfig, laid_over_the_week
+from umair.experiments.config import TWO_PLACES, WeekConfig, laid_over_the_week
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.experiments.run import alone, trial_processes
@@ -79,7 +79,7 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
         if (self.numeric is None) == (self.week is None):
-            raise ValueError("rows from `numeric` or from `week`, one of them")
+            raise ValueError(TWO_PLACES)
         for key, values in self.space.items():
             if key.partition(".")[0] not in ("training", "ranker") or "." not in key:
                 raise ValueError(f"space: '{key}'; a key is training.NAME or ranker.NAME")

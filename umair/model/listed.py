@@ -19,20 +19,21 @@ class Lists:
     """listed_BH, integer indices of illustrations, -1 = none. Prepared once, summed over often.
 
     On a CPU the empty places are taken out, so that a short history costs little; on a GPU, and in a compiled step, they
-    weigh nothing instead, as a shape that depends on the data would make it wait.
+    weigh nothing instead, as a shape that depends on the data would make it wait. `packed` overrules that.
     """
 
-    def __init__(self, listed_BH: Tensor) -> None:
+    def __init__(self, listed_BH: Tensor, *, packed: bool | None = None) -> None:
         there_BH = listed_BH >= 0
         self.count_B = there_BH.sum(1)
         self.share = 0.5 ** max(listed_BH.shape[1] - 1, 0).bit_length()  # 1 / 256 for 200 places: exact in every dtype
         self.there_BH: Tensor | None = None
         self.start_B: Tensor | None = None
-        if listed_BH.is_cuda or torch.compiler.is_compiling():
-            self.index, self.there_BH = listed_BH.clamp(min=0), there_BH  # [B, H]
-        else:
+        packed = not (listed_BH.is_cuda or torch.compiler.is_compiling()) if packed is None else packed
+        if packed:
             self.index = listed_BH[there_BH]  # one after the other
             self.start_B = (self.count_B.cumsum(0) - self.count_B).to(self.index.dtype)
+        else:
+            self.index, self.there_BH = listed_BH.clamp(min=0), there_BH  # [B, H]
 
     def sum(self, table_IX: Tensor) -> Tensor:
         """[B, X] of the table's dtype; float32 of one in float16, which is summed in float32 and rounded once."""
@@ -64,8 +65,9 @@ class Lists:
 
 def sum_profiles(several: Sequence[Lists], artist: nn.Embedding, tags: nn.EmbeddingBag, catalogue: Catalogue
                  ) -> list[Tensor]:
-    """`Lists.sum_profiles` of each. Where the lists together are longer than the catalogue, its profiles are made once."""
-    if len(catalogue) > sum(lists.index.numel() for lists in several):
+    """`Lists.sum_profiles` of each. Where the lists together are longer than the catalogue, its profiles are made once,
+    unless the tables' gradients are sparse: those must name the rows that were listed, and no others."""
+    if artist.sparse or tags.sparse or len(catalogue) > sum(lists.index.numel() for lists in several):
         return [lists.sum_profiles(artist, tags, catalogue) for lists in several]
     profile_IX = torch.cat([artist(catalogue.artist_I), tags(catalogue.tags_IT)], 1)
     return [lists.sum(profile_IX) for lists in several]

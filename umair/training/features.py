@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fcntl
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -48,6 +49,7 @@ class Features:
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder, self.facts = folder, facts
+        self._tensors: dict[tuple[str, torch.device], torch.Tensor] = {}
         self.widths: dict[str, int] = facts["widths"]
         self.vectors = {name: self._map(name) for name in VECTOR_MODALITIES}
         self.known = {name: self._map(f"{name}_known") for name in VECTOR_MODALITIES}
@@ -87,8 +89,8 @@ class Features:
         """[D, C] float32, see `packing.fit_axes`."""
         return self._map(f"{modality}_axes")
 
-    def compact(self, axes: nn.ModuleDict) -> dict[str, Array]:
-        """By modality of `axes`: fp16 [I, C], memory-mapped, zero where not known; made once on this node for any axes."""
+    def compact(self, axes: nn.ModuleDict) -> dict[str, str]:
+        """By modality of `axes`: the name of the file with fp16 [I, C], zero where not known; made once on this node."""
         places = {name: self.folder / f"{name}-compact-{axes_key(of)}.npy" for name, of in axes.items()}
         for name, path in places.items():
             if not path.exists():
@@ -98,7 +100,16 @@ class Features:
                             _write_compact(path, self.vectors[name], self.known[name], axes[name])
                 except OSError as error:
                     raise _no_room(path, error) from error
-        return {name: self._map(path.stem) for name, path in places.items()}
+        return {name: path.stem for name, path in places.items()}
+
+    def tensor(self, name: str, device: torch.device) -> torch.Tensor:
+        """A file of the pack on a device: on the CPU its memory-mapped pages, which all processes of a node share and nobody
+        writes to; elsewhere a copy, one for all who ask."""
+        if (name, device) not in self._tensors:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._tensors[name, device] = torch.from_numpy(self._map(name)).to(device)
+        return self._tensors[name, device]
 
     def _map(self, name: str) -> Array:
         return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))

@@ -5,7 +5,6 @@ I illustrations, T tags, D width, B rows, H history, L listed tags.
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -44,7 +43,7 @@ class Lookup:
         buckets = [self.config.user_fields, self.config.item_fields, self.config.tag_buckets]
         self.key = fingerprint([buckets, axes_key(ranker.axes)])
         place = self.device if resident else torch.device("cpu")
-        self.vectors = {name: _shared(features.vectors[name]).to(place) for name in VECTOR_MODALITIES}
+        self.vectors = {name: features.tensor(name, place) for name in VECTOR_MODALITIES}
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -52,7 +51,7 @@ class Lookup:
         features, size = self.features, self.config.item_fields["artist_id"]
         known_IM = np.stack([features.known[name] for name in VECTOR_MODALITIES], 1).astype(np.float32)
         tags_IT = tag_buckets(features.item_tags[:, :ITEM_TAGS], self.config.tag_buckets).astype(np.int32)
-        compact_IC = {name: _shared(compact) for name, compact in features.compact(self.axes).items()}
+        compact_IC = {name: features.tensor(file, self.device) for name, file in features.compact(self.axes).items()}
         artist_I = torch.from_numpy(artist_buckets(features.item_fields, size))
         return Catalogue(compact_IC, torch.from_numpy(known_IM), artist_I, torch.from_numpy(tags_IT)).to(self.device)
 
@@ -80,13 +79,6 @@ class Lookup:
             vectors_BD={name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()},
             item_B=item_B, bookmarked_BH=_list(rows["bookmarked"]), passed_BH=_list(rows["passed"]),
             label_B=_labels(rows["label"]), catalogue=self.catalogue)
-
-
-def _shared(file: Array) -> Tensor:
-    """A memory-mapped file as a tensor: pages that all processes of a node share. Nobody writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(file)
 
 
 def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:

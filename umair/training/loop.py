@@ -119,7 +119,7 @@ class _Run:
     # ------------------------------------------------------------ checkpoints
     def _checkpoints(self, ranker: RankerConfig) -> Checkpoints:
         """Below a folder that stands for what is trained, and there for the rows; who trains it does not count."""
-        who = {"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None}
+        who = {"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None, "resident": False}
         run = fingerprint([self.config.model_copy(update=who), ranker])
         rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file])
         return Checkpoints(self.folder.with_name(f"checkpoints-{run}"), rows)

@@ -57,7 +57,7 @@ class Trainee:
     def run(self) -> Callable[[Batch], Scores]:
         """The ranker itself, or compiled; both have the same weights."""
         if self.settings.compiled:
-            return torch.compile(self.ranker, dynamic=True)  # batches mention ever other numbers of illustrations
+            return torch.compile(self.ranker, dynamic=True)  # the last batch is shorter
         return self.ranker
 
     def step(self, batch: Batch, seed: int, share: float = 1.0, rate: float | None = None) -> None:
