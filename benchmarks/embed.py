@@ -1,6 +1,6 @@
 """Embedding through Spark against a bare loop over the same encoder: benchmarks/results/embed.json (make bench-embed).
 
-    python benchmarks/embed.py [--pictures 3000] [--repeats 3] [--movies FILE]
+    python benchmarks/embed.py [--pictures 1500] [--repeats 3] [--movies FILE]
 
 Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
 before the clock starts. The bare loop decodes in threads, as the Spark worker does, and writes nothing; "spark" decodes, encodes and
@@ -255,7 +255,7 @@ def _timed(way: Callable[[], Any]) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=3_000)
+    parser.add_argument("--pictures", type=int, default=1_500)
     parser.add_argument("--movies", type=Path, help="MovieLens's movies.csv, for the tag distribution of a real catalogue")
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
