@@ -4,22 +4,24 @@
 
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads half of the training files through
 Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
-step on batches that are held in memory. Ranks have a core
-each, for all their threads, so that two have twice the machine of one; "unbound": all cores for all. "catalogue": see
-catalogue.py. FOLDER: where
-`pip install --target FOLDER --no-deps deepctr-torch` put that package, for the comparison with its DCNMix.
+step on batches that are held in memory. Ranks have a core each, for all their threads, so that two have twice the machine of
+one; "unbound": all cores for all; "matrix products": what two processes that share nothing are to one on this machine.
+"catalogue": see catalogue.py. FOLDER: where `pip install --target FOLDER --no-deps deepctr-torch` put that package, for the
+comparison with its DCNMix.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def main() -> None:
         result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
                   "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, _rate),
-                  "ranks": _ranks(config.ranker, inputs, folder)}
+                  "ranks": {**_ranks(config.ranker, inputs, folder), "matrix products, nothing shared": _products()}}
         if given.deepctr:
             from deepctr import compare
 
@@ -134,6 +136,28 @@ def _epoch(spark: Any, ranker: RankerConfig, inputs: TrainingInputs, folder: Pat
                  "folder": str(made)}
     facts: dict[str, Any] = run_ranks(spark, _train, arguments, config.ranks)[0]
     return facts
+
+
+def _products() -> dict[str, Any]:
+    """What two processes with a core each can be to one at most on this machine: products a second, float32, 1,024 squared."""
+    context = multiprocessing.get_context("spawn")
+    rates = {}
+    for count in (1, 2):
+        with ProcessPoolExecutor(count, mp_context=context) as pool:
+            list(pool.map(_multiply, range(count), [4.0] * count))  # both have started, and torch is imported
+            rates[count] = sum(pool.map(_multiply, range(count), [3.0] * count))
+    return {"products_per_second": {str(count): round(rate, 1) for count, rate in rates.items()},
+            "two_over_one": round(rates[2] / rates[1], 3)}
+
+
+def _multiply(core: int, seconds: float) -> float:
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    matrix_XX, count, started = torch.ones(1_024, 1_024), 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        torch.mm(matrix_XX, matrix_XX)
+        count += 1
+    return count / (time.perf_counter() - started)
 
 
 def _train(ranks: Ranks, *, bound: bool, **arguments: Any) -> dict[str, Any]:

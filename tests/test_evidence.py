@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from umair import evidence
+from umair.config import load_config
+from umair.errors import ContractError
 from umair.evidence import ROOT, origin, provenance, spread, write_evidence
+from umair.job import Config
+from umair.training.tagged_pictures import Catalogue, open_tagged
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*/*.py")]
                  if "__main__" in path.read_text(encoding="utf-8"))
@@ -46,3 +55,38 @@ def test_a_page_and_its_figures_say_where_they_come_from(tmp_path: Path, monkeyp
 def test_a_spread_names_lowest_and_highest() -> None:
     assert spread([0.5]) == "0.500"
     assert spread([0.5, 0.7, 0.6]) == "0.600 (0.500 to 0.700)"
+
+
+# ---------------------------------------------------------------- examples
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / f"examples/{name}/train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_faces(folder: Path, labels: list[str]) -> None:
+    (folder / "images").mkdir()
+    for number, _ in enumerate(labels):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{number}.jpg")
+    lines = [f"{number},{label}" for number, label in enumerate(labels)]
+    (folder / "tags.csv").write_text("\n".join(["id,tags", *lines]) + "\n", encoding="utf-8")
+
+
+def test_the_configuration_of_faces_fits_what_is_read_of_them(tmp_path: Path) -> None:
+    """40 faces of two kinds, 15 % of them held out."""
+    write_faces(tmp_path, ["aqua hair red eyes", "pink hair red eyes"] * 20)
+    pq.write_table(example("faces").read_faces(tmp_path), tmp_path / "table.parquet")
+    pretext = load_config(ROOT / "conf/faces.yaml", [], Config).pretext
+    train, held = open_tagged(Catalogue([str(tmp_path / "table.parquet")], str(tmp_path)), 16, (0, 1), pretext)
+    assert (len(train), len(held)) == (34, 6)
+    assert sorted(train.targets.vocabulary) == ["aqua hair", "pink hair", "red eyes"]
+
+
+def test_a_face_without_hair_is_refused(tmp_path: Path) -> None:
+    write_faces(tmp_path, ["aqua hair red eyes", "red eyes"])
+    with pytest.raises(ContractError, match="found 'red eyes'; expected \"<hair> hair <eyes> eyes\""):
+        example("faces").read_faces(tmp_path)
