@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--workers", type=int, default=None, help="processes that draw; default: all cores")
     world.add_argument("overrides", nargs="*", metavar="section.key=value")
     commands.add_parser("params", help="weights of the paper's rankers and ablations beside the paper's counts, as JSON")
-    tidy = commands.add_parser("tidy", help="table files and feature packs that only old weeks need")
+    tidy = commands.add_parser("tidy", help="what only old weeks need, and what killed runs left for nobody")
     tidy.add_argument("--config", required=True)
     tidy.add_argument("--weeks", type=int, default=8, help="the last weeks of the ledger whose versions stay; default: 8")
     tidy.add_argument("--delete", action="store_true", help="delete them; without it they are only counted")

@@ -124,6 +124,7 @@ def _no_room(path: Path, error: OSError) -> StorageError:
 def _write_compact(path: Path, vector_ID: Array, known_I: Array, axes: nn.Module) -> None:
     """The file appears whole or not at all, whichever node's process is first. The axes may lie on a GPU."""
     axes = copy.deepcopy(axes).cpu()
+
     def block(start: int) -> Array:
         compact_XC = axes(torch.from_numpy(vector_ID[start:start + BLOCK].astype(np.float32))).half().numpy()
         return np.where(known_I[start:start + BLOCK, None], compact_XC, np.float16(0))
