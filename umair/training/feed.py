@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import numpy as np
+
 from umair.model.batch import Batch
 from umair.model.ranker import Ranker
 from umair.training.ahead import ahead
@@ -15,6 +17,7 @@ from umair.training.reader import Rows, read_batches
 
 Item = TypeVar("Item")
 AHEAD = 2  # batches made while the present one is used
+AT_ONCE = 1_024  # rows looked up together: small batches one by one would keep Python from the thread that trains
 
 
 class Feed:
@@ -33,20 +36,24 @@ class Feed:
                 skip: int = 0) -> Iterator[dict[str, Batch]]:
         """By ranker's name, batch after batch; arguments and errors are those of `read_batches` and `Lookup.batch`."""
         rows = read_batches(rows_by_file, COLUMNS, sizes, order=order, pool=pool, skip=skip)
-        made = (self._make(each) for each in self._timed("read", rows))
+        made = (batches for each in _gathered(self._timed("read", rows)) for batches in self._make(each))
         for batches in self._timed("wait", ahead(made, AHEAD)):
             yield {name: batch.to(self.device) for name, batch in batches.items()}
 
-    def _make(self, rows: Rows) -> dict[str, Batch]:
+    def _make(self, several: list[Rows]) -> list[dict[str, Batch]]:
+        """The batches of consecutive `several`, looked up together and parted again."""
         started = time.perf_counter()
-        made: dict[str, Batch] = {}
-        batches = {}
-        for name, lookup in self.lookups.items():
+        rows = several[0] if len(several) == 1 else {
+            name: np.concatenate([each[name] for each in several]) for name in several[0]}
+        ends = np.cumsum([len(each["label"]) for each in several]).tolist()
+        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        made: dict[str, list[Batch]] = {}
+        for lookup in self.lookups.values():
             if lookup.key not in made:
-                made[lookup.key] = lookup.batch(rows)
-            batches[name] = made[lookup.key]
+                batch = lookup.batch(rows)
+                made[lookup.key] = [batch.rows(part) for part in parts] if len(parts) > 1 else [batch]
         self.seconds["batch"] += time.perf_counter() - started
-        return batches
+        return [{name: made[lookup.key][place] for name, lookup in self.lookups.items()} for place in range(len(parts))]
 
     def _timed(self, phase: str, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; adds the time spent waiting for them."""
@@ -58,3 +65,15 @@ class Feed:
             if item is None:
                 return
             yield item
+
+
+def _gathered(batches: Iterable[Rows]) -> Iterator[list[Rows]]:
+    """Consecutive batches, as many as have AT_ONCE rows together."""
+    held: list[Rows] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(len(each["label"]) for each in held) >= AT_ONCE:
+            yield held
+            held = []
+    if held:
+        yield held
