@@ -25,8 +25,8 @@ def embed_images(job: Job) -> dict[str, Any]:
     vectors, rejects = job.read_newest(IMAGE_VECTORS.name), job.read_newest(IMAGE_REJECTS)
     todo = pictures_to_embed(illustrations, vectors, rejects, root, encoder, config)
     latest = job.store.latest_week(IMAGE_VECTORS.name)  # later weeks' pictures are no withdrawn ones
-    gone = None if latest is None or vectors is None else withdrawn_pictures(illustrations, vectors,
-                                                                            absent=latest <= str(job.week))
+    gone = None if latest is None or vectors is None or rejects is None else withdrawn_pictures(
+        illustrations, vectors, rejects, absent=latest <= str(job.week))
     run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"))
     with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, run) as embedded:
         for name, update in embedded.updates.items():

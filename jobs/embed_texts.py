@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from umair.embedding.drift import measure_drift
-from umair.embedding.texts import embedded_texts, texts_to_embed
+from umair.embedding.drift import measure_drift, require_coverage
+from umair.embedding.texts import embedded_texts, present_texts, texts_to_embed
 from umair.job import Job, log, main, require_finished
 from umair.schema import ILLUSTRATIONS, TAGS, TEXT_VECTORS
 from umair.storage import read_facts
@@ -17,7 +17,8 @@ def embed_texts(job: Job) -> dict[str, Any]:
     folder, config = job.model_folder("finetune_text_encoder"), job.config.embed_texts
     encoder, there = read_facts(folder)["fingerprint"], job.read_newest(TEXT_VECTORS.name)
     before = job.store.snapshot(TEXT_VECTORS.name).rows if there is not None else 0
-    new = texts_to_embed(job.read(TAGS.name), job.read(ILLUSTRATIONS.name), there, encoder, config)
+    tags, illustrations = job.read(TAGS.name), job.read(ILLUSTRATIONS.name)
+    new = texts_to_embed(tags, illustrations, there, encoder, config)
     resumed = 0
     if there is None or not new.isEmpty():
         with job.phase("embed"), embedded_texts(new, folder, config, job.store.unfinished("embed_texts")) as (rows, resumed):
@@ -29,10 +30,12 @@ def embed_texts(job: Job) -> dict[str, Any]:
              vectors.rows)
     replaced = job.encoder_before("embed_texts", encoder)
     if replaced is not None:
-        drift = measure_drift(job.read_newest(TEXT_VECTORS.name), replaced, encoder, key="text", kinds=["vector"])
+        moved, present = job.read_newest(TEXT_VECTORS.name), present_texts(tags, illustrations, config)
+        coverage = require_coverage(moved, present, replaced, encoder, 0.0, key="text")  # no text is ever set aside
+        drift = measure_drift(moved, replaced, encoder, key="text", kinds=["vector"])
         stay = f"{drift['vector']['overlap']:.0%}" if "vector" in drift else "too few to say"
         log.info("text vectors: a new encoder, %s instead of %s; of a text's ten nearest stay: %s", encoder, replaced, stay)
-        facts["new_encoder"] = drift
+        facts["new_encoder"] = {"coverage": coverage, **drift}
     return facts
 
 

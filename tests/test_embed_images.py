@@ -102,7 +102,7 @@ class Site:
               absent: bool = True) -> dict[str, Any]:
         self.encoder = config.named(read_facts(self.encoder_folder))["fingerprint"]
         vectors, rejects = self.read(IMAGE_VECTORS.name), self.read(IMAGE_REJECTS)
-        gone = None if vectors is None else withdrawn_pictures(self.illustrations, vectors, absent=absent)
+        gone = None if vectors is None or rejects is None else withdrawn_pictures(self.illustrations, vectors, rejects, absent=absent)
         run = EmbeddingRun(self.encoder_folder, str(self.images), config, self.store.unfinished("embed_images"))
         with embedded_pictures(self.todo(config), vectors, rejects, gone, run) as embedded:
             for name, update in embedded.updates.items():
@@ -452,6 +452,24 @@ def test_vectors_of_withdrawn_pictures_go(site: Site) -> None:
     assert site.versions() == versions
 
 
+def test_rejects_of_withdrawn_pictures_go(site: Site) -> None:
+    site.put(1, picture_bytes(1))
+    for key in (2, 3, 4):
+        site.put(key, b"not a picture")
+    site.embed()
+    assert sorted(site.rejects()) == ["2", "3", "4"]
+    del site.rows[2]
+    site.rows[3] = (None, None)
+    assert site.embed(absent=False)["withdrawn"] == 1
+    assert sorted(site.rejects()) == ["2", "4"]
+    assert site.embed()["withdrawn"] == 1
+    assert sorted(site.rejects()) == ["4"]
+    assert site.vectors()["illust_id"].tolist() == [1]
+    versions = site.versions()
+    assert site.embed()["withdrawn"] == 0
+    assert site.versions() == versions
+
+
 def test_an_illustration_with_another_index_is_embedded_again_under_it(site: Site) -> None:
     site.put(1, picture_bytes(1))
     site.embed()
@@ -493,16 +511,19 @@ def test_another_precision_is_another_encoder(site: Site) -> None:
 
 # ---------------------------------------------------------------- a new encoder beside the old one
 def test_drift_by_hand(spark: SparkSession) -> None:
-    """Twenty directions in a plane; the new encoder turns them all by a quarter, and swaps two far ones."""
+    """Twenty directions around a circle, the ten nearest of each being five to either side. The new encoder turns all by 60
+    degrees and swaps two opposite ones, 0 and 10: these keep 2 of their ten (5 and 15), the eight on either side that had one
+    of them near keep 9, and 5 and 15, which have both near, keep all: (2 x 0.2 + 16 x 0.9 + 2 x 1) / 20 = 0.84."""
     angle_N = np.arange(20) * 2 * np.pi / 20
-    turned_N = angle_N + np.pi / 2
+    turned_N = (angle_N + np.pi / 3)[[10, *range(1, 10), 0, *range(11, 20)]]
     rows = [(key, encoder, [float(np.cos(angle)), float(np.sin(angle))], [1.0, float(key)])
             for encoder, angles in (("old", angle_N), ("new", turned_N)) for key, angle in enumerate(angles)]
     vectors = spark.createDataFrame(rows, "illust_id bigint, encoder string, semantic array<float>, style array<float>")
     drift = measure_drift(vectors, "old", "new")
     assert (drift["rows"], drift["before"], drift["after"]) == (20, "old", "new")
-    assert drift["semantic"]["overlap"] > 0.9  # ties among the farthest apart, all else turned together
-    assert set(drift["semantic"]["cosine"].values()) == {0.0}
+    assert drift["semantic"]["overlap"] == 0.84
+    # eighteen cosines of 60 degrees, and two of 240: sorted, the quantile 0.1 lies at 1.9 between the second and the third
+    assert drift["semantic"]["cosine"] == pytest.approx({"0.01": -0.5, "0.1": 0.4, "0.5": 0.5, "0.9": 0.5, "0.99": 0.5}, abs=1e-3)
     assert drift["style"] == {"overlap": 1.0, "cosine": dict.fromkeys(("0.01", "0.1", "0.5", "0.9", "0.99"), 1.0)}
     wide = vectors.withColumn("semantic", F.expr("CASE WHEN encoder = 'new' THEN concat(semantic, array(0f)) ELSE semantic END"))
     assert measure_drift(wide, "old", "new")["semantic"]["cosine"] is None

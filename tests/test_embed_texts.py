@@ -78,6 +78,10 @@ def test_each_tag_and_title_once_and_nothing_invisible(tags, titled):
     assert listed(new) == ["Cat", "cat", "猫"]
 
 
+def test_a_tag_that_is_newer_than_javas_tables_of_characters_counts(tags, titled):
+    assert listed(texts_to_embed(tags("\U0001fae8", "\u200d", "\ue000"), titled(), None, "e1", CONFIG)) == ["\ue000", "\U0001fae8"]
+
+
 def test_titles_only_when_asked_for(tags, titled):
     assert listed(texts_to_embed(tags("cat"), titled("Study of a cat"), None, "e1", CONFIG)) == ["cat"]
 

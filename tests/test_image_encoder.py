@@ -243,6 +243,27 @@ def test_a_network_that_cannot_be_built_is_a_clear_error(changes: dict[str, obje
         tiny(**changes)
 
 
+@pytest.mark.parametrize("changes", [{"before_relu": True}, {"semantic_block": 1}])
+def test_a_backbone_refuses_what_only_the_residual_network_knows(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="before_relu and semantic_block are of the residual network"):
+        ImageEncoderConfig(backbone={"model_type": "convnext"}, **changes)
+
+
+def test_the_same_weights_and_pixels_give_the_vectors_that_are_written_here() -> None:
+    """Vectors of stored encoders must not change under them. If this fails for a good reason, raise PREPROCESSING in
+    umair/model/image_encoder.py, which is part of every encoder's fingerprint, and write the new numbers down."""
+    encoder = tiny()
+    with torch.no_grad():
+        for place, weight in enumerate(encoder.parameters()):
+            weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight).mul(3 + place % 5).sin() * 0.3)
+    square_HW = torch.arange(32.0)[:, None] * torch.arange(32.0) / 31 ** 2
+    vectors = encoder(torch.stack([square_HW, square_HW.flip(0), 1 - square_HW])[None])
+    semantic_S = [0.0, 0.0, 325.301, 580.0215, 395.9299, 58.4604, 59.4194, 397.8638, 581.2968, 325.3973, 0.0, 0.0]
+    style_Y = [0.0, 126.1582, 499.3142, 153.9777, 181.0933, 528.5872, 120.3570, 0.0]
+    torch.testing.assert_close(vectors.semantic_BS[0], torch.tensor(semantic_S), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(vectors.style_BY[0], torch.tensor(style_Y), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("changes", [
     {"style": "gram_sketch"}, {"style": "gram_sketch", "style_stages": 2, "style_width": 11}, {"style": "moments"},
     {"style": "moments", "style_stages": 2, "style_log": True}])

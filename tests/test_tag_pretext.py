@@ -120,7 +120,8 @@ def test_targets_by_hand() -> None:
     tags = pa.array([["x", "b"], None, [], ["a", "b"], ["a"]])
     targets = TagTargets.of(tags, ["a", "b"])
     assert targets.dense(np.array([3, 0, 1, 2, 4])).tolist() == [[1, 1], [0, 1], [0, 0], [0, 0], [1, 0]]
-    assert targets.frequency().tolist() == pytest.approx([0.4, 0.4])
+    assert targets.frequency(np.arange(5)).tolist() == pytest.approx([0.4, 0.4])
+    assert targets.frequency(np.array([2, 0, 1])).tolist() == pytest.approx([0, 1 / 3])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -151,6 +152,22 @@ def test_pictures_and_targets_belong_together(catalogue: tuple[list[str], str]) 
                 expected = np.asarray(Image.open(Path(root) / f"{row}.png"))
                 np.testing.assert_array_equal(picture, expected)
         part.pictures.close()
+
+
+def test_what_is_held_out_has_no_say_in_the_vocabulary_nor_in_its_frequencies(tmp_path: Path, catalogue: tuple[list[str], str]) -> None:
+    _, root = catalogue
+    held = set(split_rows(40, pretext())[0].tolist())
+    tags = [["held", "both"] if row in held else ["train", "both"][row % 2:] for row in range(40)]
+    table = pq.read_table(catalogue[0][0]).slice(0, 1)
+    rows = pa.concat_tables([table.set_column(table.column_names.index("tags"), "tags", pa.array([own], table["tags"].type))
+                             .set_column(table.column_names.index("image"), "image", pa.array(["0.png"])) for own in tags])
+    pq.write_table(rows, tmp_path / "tagged.parquet")
+    train, other = open_tagged(Catalogue([str(tmp_path / "tagged.parquet")], root), 32, (0, 1), pretext(min_tag_uses=1))
+    assert train.targets.vocabulary == ["both", "train"]
+    even = sum(row % 2 == 0 for row in range(40) if row not in held)
+    assert train.frequency_T.tolist() == other.frequency_T.tolist() == pytest.approx([1.0, even / (40 - len(held))])
+    train.pictures.close()
+    other.pictures.close()
 
 
 def test_too_little_to_learn_from_is_a_clear_error(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
@@ -303,7 +320,7 @@ def test_two_small_batches_accumulated_are_one_large_batch(catalogue: tuple[list
     for passes in (1, 2, 4):
         torch.manual_seed(0)
         train, held = open_tagged(Catalogue(*catalogue), 32, (0, 1), pretext())
-        model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), train.targets.frequency())
+        model = TagModel(build_image_encoder(ImageEncoderConfig(**ENCODER)), train.frequency_T)
         settings = pretext(batch=32 // passes, accumulate=passes, epochs=1, flip=False, shift=0.0)
         run = PretextRun(Ranks(), model, train, settings, Checkpoints(tmp_path, "none"))
         gradients[passes] = []

@@ -10,6 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from umair.errors import StorageError
 from umair.model.text_encoder import (
@@ -124,6 +126,23 @@ def test_the_tokenizer_and_the_length_limit_count_in_the_fingerprint(encoder):
     one, other = (build_text_encoder(SMALL, [text]) for text in ("ab ab", "cd cd"))
     assert torch.equal(one[2].linear.weight, other[2].linear.weight)  # the same weights, another tokenizer
     assert text_encoder_facts(one)["fingerprint"] != text_encoder_facts(other)["fingerprint"]
+
+
+def test_how_the_modules_work_beside_their_weights_counts_in_the_fingerprint(encoder, tmp_path):
+    """The same weights and tokenizer, read through another pooling, activation or normalising, are another encoder."""
+    said = {text_encoder_facts(encoder)["fingerprint"]}
+    transformer, dense = encoder[0], encoder[2]
+    wordy = Dense(32, 512, activation_function=torch.nn.Identity())
+    wordy.linear = dense.linear
+    for modules in ([transformer, Pooling(32, "cls"), dense], [transformer, Pooling(32, "mean"), wordy],
+                    [transformer, Pooling(32, "mean"), dense, Normalize()]):
+        other = SentenceTransformer(modules=modules, device="cpu")
+        facts = text_encoder_facts(other)
+        assert not np.allclose(other.encode(["cat"]), encoder.encode(["cat"]))
+        save_text_encoder(other, tmp_path / str(len(said)))
+        assert text_encoder_facts(load_text_encoder(tmp_path / str(len(said)))) == facts
+        said.add(facts["fingerprint"])
+    assert len(said) == 4
 
 
 def test_first_weights_depend_on_the_seed_and_leave_the_callers_random_state_alone():

@@ -19,6 +19,9 @@ from umair.neighbours import Indices, NearestIllustrations
 MODALITIES = ("semantic", "style")
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 NEIGHBOURS = 10
+COVERED = {"illust_id": ("image_vectors", "illustrations", "look at image_rejects, mend the pictures, and run embed_images "
+                         "again with embed_images.retry_rejects=true"),
+           "text": ("text_vectors", "texts", "run embed_texts again, with the include_titles of before")}
 Vectors = npt.NDArray[np.float32]
 
 
@@ -43,20 +46,19 @@ def measure_drift(vectors: DataFrame, before: str, after: str, *, key: str = "il
     return measured
 
 
-def require_coverage(vectors: DataFrame, illustrations: DataFrame, before: str, after: str, allowed: float
+def require_coverage(vectors: DataFrame, present: DataFrame, before: str, after: str, allowed: float, key: str = "illust_id"
                      ) -> dict[str, int]:
-    """How many of the illustrations each encoder knows. Raises ContractError when the new one knows fewer than the old one,
-    beyond the share `allowed`: a model that is trained on its vectors would be blind where the old one saw.
+    """How many of the illustrations (or texts) that are `present`, by `key`, each encoder knows. Raises ContractError when
+    the new one knows fewer than the old one, beyond the share `allowed`: a model that is trained on its vectors would be
+    blind where the old one saw.
     """
-    listed = vectors.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
-    counts = {row["encoder"]: row["count"] for row in listed.groupBy("encoder").count().collect()}
+    present = vectors.join(present.select(key).distinct(), key, how="left_semi")
+    counts = {row["encoder"]: row["count"] for row in present.groupBy("encoder").count().collect()}
     old, new = counts.get(before, 0), counts.get(after, 0)
     if new < (1 - allowed) * old:
-        raise ContractError("image_vectors",
-                            f"vectors of {new} illustrations by the new encoder {after}, and of {old} by the old {before}",
-                            f"at least {(1 - allowed):.0%} of {old}",
-                            "look at image_rejects, mend the pictures, and run embed_images again with "
-                            "embed_images.retry_rejects=true; until then nothing switches")
+        table, things, do = COVERED[key]
+        raise ContractError(table, f"vectors of {new} {things} by the new encoder {after}, and of {old} by the old {before}",
+                            f"at least {(1 - allowed):.0%} of {old}", f"{do}; until then nothing switches")
     return {"before": old, "after": new}
 
 

@@ -128,12 +128,14 @@ def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,
 
 
 def device_of_task(device: str) -> str:
-    """cpu, or the GPU that Spark gave this task."""
+    """cpu, or the GPU that Spark gave this task; where Spark gives none out, tasks take the node's GPUs in turns."""
     if device == "cpu":
         return device
     task = TaskContext.get()
     given = task.resources().get("gpu") if task else None
-    return f"cuda:{given.addresses[0]}" if given else device
+    if given:
+        return f"cuda:{given.addresses[0]}"
+    return f"cuda:{task.partitionId() % max(1, torch.cuda.device_count())}" if task else device
 
 
 def load_picture(image_root: str, image: str | None, content: bytes | None, *, size: int, limits: PictureLimits) -> Loaded:

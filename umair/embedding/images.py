@@ -92,12 +92,14 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
              ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected", "faulty")
 
 
-def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, *, absent: bool) -> DataFrame:
-    """illust_id of pictures that have vectors and are gone: the catalogue lists the illustration without a picture or,
-    where `absent` counts, not at all. It does not while an earlier week runs again: then later ones are absent too.
+def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, rejects: DataFrame, *, absent: bool) -> DataFrame:
+    """illust_id of pictures that have vectors or were set aside, and are gone: the catalogue lists the illustration without
+    a picture or, where `absent` counts, not at all. It does not while an earlier week runs again: then later ones are absent
+    too.
     """
     pictured = illustrations.filter(HAS_PICTURE).select("illust_id")
-    gone = vectors.select("illust_id").distinct().join(pictured, "illust_id", how="left_anti")
+    tried = vectors.select("illust_id").union(rejects.selectExpr("CAST(key AS BIGINT)")).distinct()
+    gone = tried.join(pictured, "illust_id", how="left_anti")
     return gone if absent else gone.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
 
 
@@ -125,7 +127,7 @@ def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config:
 def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataFrame | None, withdrawn: DataFrame | None,
                       run: EmbeddingRun) -> Iterator[EmbeddedPictures]:
     """Embeds every row of `pictures_to_embed` once; what comes out lies below `run.unfinished` until the `with` block has
-    ended well. The vectors of `withdrawn_pictures` go, by whatever encoder.
+    ended well. Vectors and rejects of `withdrawn_pictures` go, by whatever encoder.
 
     Killed and run again, it takes over the partitions that were finished, but for rejects and pictures that have changed.
     Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
@@ -255,7 +257,7 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
     tried = sum(facts["rows"].values())
     revised = facts["rows"]["changed"] + facts["withdrawn"]  # what was retried had no vector
     updates = {}
-    if tried or rejects is None:
+    if tried or facts["withdrawn"] or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)
     fresh = embedded.filter("rule IS NULL").withColumn("encoder", F.lit(encoder)).select(*IMAGE_VECTORS.column_names)
     if revised and vectors is not None:

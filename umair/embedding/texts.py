@@ -31,7 +31,8 @@ from umair.storage import read_facts
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-VISIBLE = r"[^\p{C}\p{Z}\s]"  # at least one character that is neither control, format, unassigned nor a blank
+VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # at least one character that can be seen, among them what is
+#                                          newer than Java's tables, which call it unassigned: emoji, say
 
 
 class EmbedTextsConfig(Section):
@@ -46,17 +47,22 @@ class EmbedTextsConfig(Section):
 
 def texts_to_embed(tags: DataFrame, illustrations: DataFrame, vectors: DataFrame | None, encoder: str,
                    config: EmbedTextsConfig) -> DataFrame:
-    """`text string`: distinct visible tags, and titles if asked for, that have no vector of this encoder yet.
+    """`text string`: of `present_texts`, those that have no vector of this encoder yet.
 
     `encoder` is a fingerprint. `vectors` is the text_vectors table, or None before its first version.
     """
+    present = present_texts(tags, illustrations, config)
+    if vectors is None:
+        return present
+    return present.join(vectors.filter(vectors.encoder == encoder).select("text"), on="text", how="left_anti")
+
+
+def present_texts(tags: DataFrame, illustrations: DataFrame, config: EmbedTextsConfig) -> DataFrame:
+    """`text string`: distinct visible tags, and titles if asked for."""
     texts = tags.selectExpr("tag AS text")
     if config.include_titles:
         texts = texts.union(illustrations.selectExpr("title AS text"))
-    visible = texts.filter(texts.text.rlike(VISIBLE)).distinct()
-    if vectors is None:
-        return visible
-    return visible.join(vectors.filter(vectors.encoder == encoder).select("text"), on="text", how="left_anti")
+    return texts.filter(texts.text.rlike(VISIBLE)).distinct()
 
 
 def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) -> DataFrame:

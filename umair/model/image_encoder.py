@@ -39,7 +39,7 @@ class ImageEncoderConfig(Section):
     semantic_block: int = Field(0, ge=0)  # of that stage, from 1; 0: the last
     before_relu: bool = False  # take the maps before the block's ReLU, as the authors' code does
     style: StyleForm = "gram_max"  # how the maps become a vector; the paper's is gram_max
-    style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose maps make the style vector
+    style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose maps make the style vector; a backbone's: all
     style_stages: int = Field(1, gt=0)  # and the last block of each stage up to this
     style_width: int | None = Field(None, gt=0)  # None: the channels of stage 1, as in the paper
     style_log: bool = False  # sign * log(1 + |style|), which tames its long tail; the paper has none
@@ -54,6 +54,9 @@ class ImageEncoderConfig(Section):
         if min(self.widths + self.depths) < 1:
             raise ValueError("widths and depths must be at least 1")
         if self.backbone is not None:
+            if self.before_relu or self.semantic_block:
+                raise ValueError("before_relu and semantic_block are of the residual network; a backbone gives whole "
+                                 "stages: leave them out")
             return self
         if self.style_blocks > self.depths[0]:
             raise ValueError(f"style_blocks {self.style_blocks} is more than the {self.depths[0]} blocks of stage 1")

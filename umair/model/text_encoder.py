@@ -31,6 +31,7 @@ from umair.config import Section
 from umair.errors import StorageError
 
 MAX_CHARACTERS = 4096  # a text is cut here before it is tokenised: 128 tokens never reach further
+NOT_OF_THE_NETWORK = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")  # but who saved it
 PREPROCESSING = "nfkc-1"  # part of the fingerprint: changes when `clean_text` does
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]")
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))  # the spelling that the tokenizers library looks for
@@ -137,8 +138,8 @@ def load_text_encoder(folder: Path | str, device: str = "cpu") -> SentenceTransf
 
 
 def text_encoder_fingerprint(model: SentenceTransformer) -> str:
-    """Twelve hex digits over weights, tokenizer, length limit and text preprocessing: equal digits, equal vectors."""
-    digest = hashlib.sha256(f"{PREPROCESSING} {model.max_seq_length}".encode())
+    """Twelve hex digits over modules, weights, tokenizer, length limit and preprocessing: equal digits, equal vectors."""
+    digest = hashlib.sha256(f"{PREPROCESSING} {model.max_seq_length} {_structure(model)}".encode())
     digest.update(_tokenizer_rules(model).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(save({name: weight.detach().cpu().contiguous()}))
@@ -148,6 +149,18 @@ def text_encoder_fingerprint(model: SentenceTransformer) -> str:
 def text_encoder_facts(model: SentenceTransformer) -> dict[str, Any]:
     """`fingerprint` and `width`, as facts.json of the encoder's folder holds them."""
     return {"fingerprint": text_encoder_fingerprint(model), "width": int(model.get_embedding_dimension() or 0)}
+
+
+def _structure(model: SentenceTransformer) -> str:
+    """What the modules are and do beside their weights, as JSON: the network, how it is pooled, activations, normalising."""
+    found = []
+    for module in model:
+        network = getattr(module, "auto_model", None)
+        rules = module.get_config_dict() if network is None and hasattr(module, "get_config_dict") else {}
+        if network is not None:
+            rules = {key: rule for key, rule in network.config.to_dict().items() if key not in NOT_OF_THE_NETWORK}
+        found.append([type(module).__name__, rules])
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 def _tokenizer_rules(model: SentenceTransformer) -> str:

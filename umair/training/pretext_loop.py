@@ -50,7 +50,7 @@ def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any]
     key = fingerprint([config, network, str(catalogue), ranks.count])
     checkpoints = _checkpoints(Path(folder), key)
     try:
-        model = TagModel(build_image_encoder(network), train.targets.frequency(), train.artists)
+        model = TagModel(build_image_encoder(network), train.frequency_T, train.artists)
         run = PretextRun(ranks, model.to(ranks.device), train, config, checkpoints)
         run.resume()
         run.train_to_the_end()
@@ -213,7 +213,7 @@ def measure(ranks: Ranks, model: TagModel, held: TaggedPictures, config: Pretext
             scores.append(logit_BT.cpu()[batch.readable_B])
             truths.append(held.target(batch.row_B)[batch.readable_B])
     score_NT, truth_NT = (ranks.gather_rows(torch.cat(parts)).numpy() for parts in (scores, truths))
-    frequency_NT = np.broadcast_to(held.targets.frequency().numpy(), score_NT.shape)
+    frequency_NT = np.broadcast_to(held.frequency_T.numpy(), score_NT.shape)
     return {"mean_average_precision": round(mean_average_precision(score_NT, truth_NT), 5),
             "baseline_mean_average_precision": round(mean_average_precision(frequency_NT, truth_NT), 5),
             "held_rows": len(score_NT), "tags": len(held.targets.vocabulary)}

@@ -77,10 +77,12 @@ class TagTargets:
             target_BT[place, self.tags[self.start_N[row]:self.start_N[row + 1]]] = 1.0
         return target_BT
 
-    def frequency(self) -> Tensor:
-        """The share of rows that carry each tag, [T] float32."""
-        uses_T = np.bincount(self.tags, minlength=len(self.vocabulary))
-        return torch.from_numpy(uses_T / max(1, len(self.start_N) - 1)).float()
+    def frequency(self, row_R: NDArray[np.int64]) -> Tensor:
+        """The share of these rows that carry each tag, [T] float32. No row may stand twice."""
+        asked_N = np.zeros(len(self.start_N) - 1, bool)
+        asked_N[row_R] = True
+        tags = self.tags[np.repeat(asked_N, np.diff(self.start_N))]
+        return torch.from_numpy(np.bincount(tags, minlength=len(self.vocabulary)) / max(1, len(row_R))).float()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class TaggedPictures:
 
     pictures: PictureCache
     targets: TagTargets
+    frequency_T: Tensor  # float32: the share of all ranks' training pictures that carry each tag
     row_R: NDArray[np.int64]  # where each picture's row stands among the targets
     artist_N: NDArray[np.int64]  # of each row of the targets: 0 to artists - 1, or -1 for an artist who is not told apart
 
@@ -120,9 +123,10 @@ def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: 
     tags_N = table["tags"].chunk(0)
     if config.merge_synonyms:
         tags_N = merge_synonyms(tags_N, concept_names(list(catalogue.term_files)))
-    targets = TagTargets.of(tags_N, frequent_tags(tags_N, config))
-    artist_N = frequent_artists(table, config.artists)
     held_N, train_N = split_rows(len(table), config)
+    targets = TagTargets.of(tags_N, frequent_tags(tags_N.take(pa.array(train_N)), config))  # held-out ones have no say
+    frequency_T = targets.frequency(train_N)
+    artist_N = frequent_artists(table, config.artists)
     own_R = train_N[: len(train_N) // count * count][index::count]
     if len(own_R) < 2:
         raise ContractError("illustrations", f"{len(train_N)} with a picture and a tag to train on",
@@ -131,7 +135,7 @@ def open_tagged(catalogue: Catalogue, size: int, rank: tuple[int, int], config: 
     def opened(row_R: NDArray[np.int64], gib: float) -> TaggedPictures:
         sources = _sources(catalogue.files, table, row_R, config)
         return TaggedPictures(PictureCache(sources, catalogue.image_root, size, config.limits, threads=config.decode_threads,
-                                           most_bytes=int(gib * GIB)), targets, row_R, artist_N)
+                                           most_bytes=int(gib * GIB)), targets, frequency_T, row_R, artist_N)
 
     return opened(own_R, config.cache_gib), opened(held_N[index::count], 0.0)
 
