@@ -224,7 +224,7 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
 
 def _phases_and_rate(sums: dict[str, float]) -> dict[str, float]:
     rounded = {name: round(value, 3) for name, value in sums.items()}
-    return {**rounded, "pictures_per_second": round(sums["rows"] / sums["task"], 1)}
+    return {**rounded, "pictures_per_second": round(sums["rows"] / sums["task"], 3)}
 
 
 def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:
