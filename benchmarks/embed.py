@@ -4,8 +4,9 @@
 
 Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
 before the clock starts. With two threads on two cores everything else that Spark does is taken from the encoder; with one it has a
-core, as on a machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark worker does, and writes nothing; "spark" decodes, encodes and
-writes; "whole job" also looks at every file, keeps what a killed run could go on with, and commits to the tables.
+core, as on a machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark
+worker does, and writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a
+killed run could go on with, and commits to the tables.
 """
 
 from __future__ import annotations

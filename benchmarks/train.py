@@ -4,8 +4,9 @@
 
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads the training files through
 Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
-step on batches that are held in memory, before it and after it. Ranks have a core each, for all their threads, so that two have twice the machine of
-one; "unbound": all cores for all; "matrix products": what two processes that share nothing are to one on this machine.
+step on batches that are held in memory, before it and after it. Ranks have a core each, for all their threads, so that two
+have twice the machine of one; "unbound": all cores for all; "matrix products": what two processes that share nothing are to
+one on this machine.
 "catalogue": see catalogue.py. FOLDER: where `pip install --target FOLDER --no-deps deepctr-torch` put that package, for the
 comparison with its DCNMix.
 """
