@@ -17,7 +17,7 @@ from PIL import Image
 from umair import evidence
 from umair.config import load_config
 from umair.errors import ContractError
-from umair.evidence import ROOT, origin, provenance, spread, write_evidence
+from umair.evidence import ROOT, code_digest, origin, provenance, spread, write_evidence
 from umair.job import Config
 from umair.training.tagged_pictures import Catalogue, open_tagged
 
@@ -57,6 +57,18 @@ def test_a_spread_names_lowest_and_highest() -> None:
     assert spread([0.5, 0.7, 0.6]) == "0.600 (0.500 to 0.700)"
 
 
+def test_a_digest_of_code_knows_programs_and_no_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "__file__", str(tmp_path / "evidence.py"))
+
+    def digest(source: str) -> str:
+        (tmp_path / "part.py").write_text(source, encoding="utf-8")
+        return code_digest("part.py")
+
+    first = digest('def half(x):\n    """One half."""\n    return x / 2\n')
+    assert digest('# a remark\ndef half(x):\n\n    """Half of it."""\n    return (x / 2)\n') == first
+    assert digest('def half(x):\n    """One half."""\n    return x / 3\n') != first
+
+
 # ---------------------------------------------------------------- examples
 def example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / f"examples/{name}/train.py")
@@ -77,12 +89,12 @@ def write_faces(folder: Path, labels: list[str]) -> None:
 
 
 def test_the_configuration_of_faces_fits_what_is_read_of_them(tmp_path: Path) -> None:
-    """40 faces of two kinds, 15 % of them held out."""
-    write_faces(tmp_path, ["aqua hair red eyes", "pink hair red eyes"] * 20)
+    """60 faces of two kinds, 15 % of them held out."""
+    write_faces(tmp_path, ["aqua hair red eyes", "pink hair red eyes"] * 30)
     pq.write_table(example("faces").read_faces(tmp_path), tmp_path / "table.parquet")
     pretext = load_config(ROOT / "conf/faces.yaml", [], Config).pretext
     train, held = open_tagged(Catalogue([str(tmp_path / "table.parquet")], str(tmp_path)), 16, (0, 1), pretext)
-    assert (len(train), len(held)) == (34, 6)
+    assert (len(train), len(held)) == (51, 9)
     assert sorted(train.targets.vocabulary) == ["aqua hair", "pink hair", "red eyes"]
 
 

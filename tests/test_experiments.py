@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from test_architecture import imports_of
 
 from umair.config import load_config
 from umair.errors import ConfigError
@@ -16,7 +17,7 @@ from umair.experiments.learnable import Known, fit_users, learnable_scores, scor
 from umair.experiments.page import experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import _GroupedReplicates
-from umair.experiments.trial import Outcome
+from umair.experiments.trial import CODE, Outcome
 from umair.job import Config
 from umair.metrics import auc, way
 from umair.storage import read_facts
@@ -101,6 +102,23 @@ def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
 
 
 # ---------------------------------------------------------------- trials
+def test_the_code_that_a_trial_depends_on_is_what_training_and_scoring_import():
+    """All that is reached from there but the encoders' side, which makes vectors and no scores, and what only prints."""
+    elsewhere = {"image_encoder", "painting_style", "feature_maps", "pretext_loop", "tag_pretext", "tagged_pictures", "picture_cache",
+                 "synonyms", "text_encoder", "text_pairs", "text_recall", "progress", "terminal"}
+    reached, waiting = set(), [f"umair.training.{name}" for name in ("loop", "features", "feed", "checkpoint", "inputs")]
+    while waiting:
+        name = waiting.pop()
+        file = ROOT / (name.replace(".", "/") + ".py")
+        if name not in reached and name.split(".")[-1] not in elsewhere and file.is_file():
+            reached.add(name)
+            waiting += imports_of(file)
+    parts = {name for name in reached if name.split(".")[1] in ("model", "training", "baselines")}
+    named = {file for part in CODE for file in ([part] if part.endswith(".py") else
+                                                [f"{part}/{path.name}" for path in (ROOT / "umair" / part).glob("[!_]*.py")])}
+    assert named == {name.removeprefix("umair.").replace(".", "/") + ".py" for name in parts}
+
+
 def test_the_table_says_what_the_scores_say(ran, tmp_path):
     summary, config = summary_of(ran), load_config(written(tmp_path), [], ExperimentConfig)
     data = open_data(config, ran / "small")

@@ -24,7 +24,8 @@ from umair.training.checkpoint import Checkpoints
 from umair.training.picture_cache import PictureCache
 from umair.training.pretext_loop import PretextRun, save_pretrained, train_pretext
 from umair.training.ranks import Ranks, run_ranks
-from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, augment, pace, tag_loss
+from umair.training.schedule import pace
+from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, augment, tag_loss
 from umair.training.tagged_pictures import (
     Catalogue,
     TagTargets,

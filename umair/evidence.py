@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -61,13 +62,22 @@ def present_commit() -> str:
 
 
 def code_digest(*parts: str) -> str:
-    """Stands for Python files of the package, named singly or by folder: what was computed depends on them."""
+    """Stands for Python files of the package, named singly or by folder: what was computed depends on them. Comments,
+    docstrings and layout do not count: they change no figure."""
     package = Path(__file__).parent
     files = [file for part in parts for file in ([package / part], (package / part).rglob("*.py"))[not part.endswith(".py")]]
     sha = hashlib.sha256()
     for file in sorted(files):
-        sha.update(file.name.encode() + file.read_bytes())
+        sha.update(file.name.encode() + _program(file.read_text(encoding="utf-8")).encode())
     return sha.hexdigest()[:12]
+
+
+def _program(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def machine_kind() -> str:

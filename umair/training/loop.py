@@ -29,8 +29,8 @@ from umair.training.inputs import TrainingInputs
 from umair.training.packing import STATIC_FIELDS
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
+from umair.training.schedule import pace
 from umair.training.shares import plan_epoch
-from umair.training.tag_pretext import pace
 from umair.training.trainee import Trainee
 
 __all__ = ["MAIN", "TrainingConfig", "build_ranker", "load_ranker", "train_rankers"]

@@ -25,8 +25,9 @@ from umair.training.checkpoint import Checkpoints, Position
 from umair.training.picture_cache import PictureRows
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
+from umair.training.schedule import pace
 from umair.training.shares import count_steps, step_sizes
-from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, augment, pace, tag_loss
+from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, augment, tag_loss
 from umair.training.tagged_pictures import Catalogue, TaggedPictures, open_tagged
 
 CURVE_POINTS = 60  # of the loss curve, however long the training

@@ -5,7 +5,6 @@ B pictures of a batch, T tags of the vocabulary, A artists told apart.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -88,14 +87,6 @@ def artist_loss(artist_BA: Tensor, artist_B: Tensor, readable_B: Tensor) -> Tens
     counts_B = ((artist_B >= 0) & readable_B).to(artist_BA.device)
     loss_B = cross_entropy(artist_BA, artist_B.clamp(min=0).to(artist_BA.device), reduction="none")
     return (loss_B * counts_B).sum() / counts_B.sum().clamp(min=1)
-
-
-def pace(step: int, steps: int, warm_up: float) -> float:
-    """The share of the highest learning rate at a step, counted from 1: a line up, then half a cosine down to 0."""
-    rising = warm_up * steps
-    if step <= rising:
-        return step / rising
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / (steps - rising + 1))
 
 
 def augment(pictures_BHWC: RGB, config: PretextConfig, chance: np.random.Generator) -> RGB:
