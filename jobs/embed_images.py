@@ -3,6 +3,7 @@
 spark-submit jobs/embed_images.py --config conf/local.yaml --week 2026-W10 [section.key=value ...]
 """
 
+import contextlib
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -28,14 +29,17 @@ def embed_images(job: Job) -> dict[str, Any]:
     gone = None if latest is None or vectors is None or rejects is None else withdrawn_pictures(
         illustrations, vectors, rejects, absent=latest <= str(job.week))
     run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"))
-    with job.phase("embed"), embedded_pictures(todo, vectors, rejects, gone, run) as embedded:
-        for name, update in embedded.updates.items():
-            job.commit(name, update.frame, append=update.append, encoder=encoder)
+    with contextlib.ExitStack() as work:
+        with job.phase("embed"):
+            embedded = work.enter_context(embedded_pictures(todo, vectors, rejects, gone, run))
+        with job.phase("write"):
+            for name, update in embedded.updates.items():
+                job.commit(name, update.frame, append=update.append, encoder=encoder)
     facts = {**embedded.facts, **count_pictures(illustrations)}
     tried = facts["rows"]
     log.info("pictures: %d new, %d changed, %d retried, of which %d set aside and %d taken over from a run that was killed; "
              "%d withdrawn, %d known, %d illustrations without", *tried.values(), sum(facts["rejects"].values()),
-             facts["resumed"], facts["withdrawn"],
+             facts["resumed"], facts["withdrawn"] + facts["withdrawn_rejects"],
              facts["with_picture"] - sum(tried.values()), facts["without_picture"])
     before = job.encoder_before("embed_images", encoder)
     if before is not None:

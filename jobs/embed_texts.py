@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from umair.embedding.drift import measure_drift, require_coverage
@@ -15,19 +16,20 @@ def embed_texts(job: Job) -> dict[str, Any]:
     """tags, illustrations -> text_vectors, appended; a rerun finds nothing new and commits nothing."""
     require_finished(job, "ingest_tables", "finetune_text_encoder")
     folder, config = job.model_folder("finetune_text_encoder"), job.config.embed_texts
-    encoder, there = read_facts(folder)["fingerprint"], job.read_newest(TEXT_VECTORS.name)
-    before = job.store.snapshot(TEXT_VECTORS.name).rows if there is not None else 0
+    encoder, there = config.named(read_facts(folder))["fingerprint"], job.read_newest(TEXT_VECTORS.name)
     tags, illustrations = job.read(TAGS.name), job.read(ILLUSTRATIONS.name)
     new = texts_to_embed(tags, illustrations, there, encoder, config)
-    resumed = 0
+    facts: dict[str, Any] = {"embedded": 0, "resumed": 0, "partitions": []}
     if there is None or not new.isEmpty():
-        with job.phase("embed"), embedded_texts(new, folder, config, job.store.unfinished("embed_texts")) as (rows, resumed):
-            job.commit(TEXT_VECTORS.name, rows, append=True, encoder=encoder)
+        with contextlib.ExitStack() as work:
+            with job.phase("embed"):
+                made = work.enter_context(embedded_texts(new, folder, config, job.store.unfinished("embed_texts")))
+            with job.phase("write"):
+                job.commit(TEXT_VECTORS.name, made.rows, append=True, encoder=encoder)
+        facts = made.facts
     vectors = job.store.snapshot(TEXT_VECTORS.name)
-    facts = {"embedded": vectors.rows - before, "resumed": resumed, "encoder": encoder,
-             "versions": {vectors.name: vectors.version}}
-    log.info("texts: %d new, %d of them taken over from a run that was killed; %d vectors", facts["embedded"], resumed,
-             vectors.rows)
+    log.info("texts: %d new, %d of them taken over from a run that was killed; %d vectors", facts["embedded"],
+             facts["resumed"], vectors.rows)
     replaced = job.encoder_before("embed_texts", encoder)
     if replaced is not None:
         moved, present = job.read_newest(TEXT_VECTORS.name), present_texts(tags, illustrations, config)
@@ -36,7 +38,7 @@ def embed_texts(job: Job) -> dict[str, Any]:
         stay = f"{drift['vector']['overlap']:.0%}" if "vector" in drift else "too few to say"
         log.info("text vectors: a new encoder, %s instead of %s; of a text's ten nearest stay: %s", encoder, replaced, stay)
         facts["new_encoder"] = {"coverage": coverage, **drift}
-    return facts
+    return {**facts, "encoder": encoder, "versions": {vectors.name: vectors.version}}
 
 
 if __name__ == "__main__":

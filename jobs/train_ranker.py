@@ -16,7 +16,8 @@ def train_ranker(job: Job) -> dict[str, Any]:
     require_finished(job, "build_windows", "embed_images", "embed_texts")
     config, folder = job.config.training, job.model_folder("train_ranker")
     image_encoder = job.config.embed_images.named(read_facts(job.model_folder("pretrain_image_encoder")))
-    inputs = TrainingInputs.of(job.store, job.versions, image_encoder, read_facts(job.model_folder("finetune_text_encoder")),
+    text_encoder = job.config.embed_texts.named(read_facts(job.model_folder("finetune_text_encoder")))
+    inputs = TrainingInputs.of(job.store, job.versions, image_encoder, text_encoder,
                                titles=job.config.embed_texts.include_titles)
     if not inputs.made(folder):
         arguments = {"ranker": job.config.ranker, "config": config, "inputs": inputs, "root": str(job.store.root),

@@ -27,6 +27,7 @@ from umair.embedding.images import (
     embed_pictures,
     embedded_pictures,
     pictures_to_embed,
+    rows_of_a_batch,
     withdrawn_pictures,
 )
 from umair.errors import ClusterError, ContractError
@@ -422,6 +423,20 @@ def test_too_many_rejects_stop_the_run_with_nothing_committed(site: Site) -> Non
     assert len(site.vectors()) == 5
 
 
+def test_a_few_rejects_are_put_up_with_but_not_when_most_fail(site: Site) -> None:
+    """The allowance is 10; one of one passes, and of four two do, three do not."""
+    lenient = CONFIG.model_copy(update={"max_reject_share": 0.0, "reject_allowance": 10})
+    site.put(0, b"<html>")
+    assert site.embed(lenient)["fresh_rejects"] == 1
+    for key in range(1, 5):
+        site.put(key, b"<html>" if key < 4 else picture_bytes(key))
+    with pytest.raises(ContractError, match=r"found 3 of 4 pictures .*expected at most 2 .*never below the smaller of "
+                                            r"embed_images.reject_allowance 10 and half of them"):
+        site.embed(lenient)
+    site.put(3, picture_bytes(3))
+    assert site.embed(lenient)["fresh_rejects"] == 2
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test does without")
 def test_cuda_without_a_gpu_is_refused(site: Site) -> None:
     site.put(1, picture_bytes(1))
@@ -434,6 +449,35 @@ def test_the_encoder_is_loaded_once_for_a_fingerprint(site: Site) -> None:
     first = open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1)
     assert open_encoder(str(site.encoder_folder), site.encoder, "cpu", 1) is first
     assert open_encoder(str(site.encoder_folder), "another", "cpu", 1) is not first
+
+
+def test_a_spark_worker_loads_the_encoder_once_however_many_tasks_it_runs(site: Site) -> None:
+    def loads(_: int) -> tuple[int, int]:
+        import os
+
+        from umair.embedding.image_worker import open_encoder
+
+        return os.getpid(), open_encoder.cache_info().misses
+
+    def by_worker() -> dict[int, int]:
+        return dict(site.spark.sparkContext.parallelize(range(40), 40).map(loads).collect())
+
+    for key in range(12):
+        site.put(key, picture_bytes(key))
+    before = by_worker()
+    facts = site.embed(CONFIG.model_copy(update={"partitions": 12}))
+    made = [count - before.get(worker, 0) for worker, count in by_worker().items()]
+    assert len(facts["partitions"]) > len(made)
+    assert max(made) == 1
+
+
+def test_an_arrow_batch_of_the_largest_pictures_fits_into_2_gib() -> None:
+    def rows(megabytes: int, batch: int = 64) -> int:
+        limits = PictureLimits(max_bytes=megabytes * 2**20 - 1)
+        return rows_of_a_batch(EmbedImagesConfig(batch=batch, limits=limits))
+
+    assert [rows(16), rows(32), rows(64), rows(1024), rows(4096)] == [64, 64, 32, 2, 1]
+    assert rows(16, batch=1024) == 128
 
 
 # ---------------------------------------------------------------- what is gone
@@ -453,21 +497,22 @@ def test_vectors_of_withdrawn_pictures_go(site: Site) -> None:
 
 
 def test_rejects_of_withdrawn_pictures_go(site: Site) -> None:
-    site.put(1, picture_bytes(1))
+    for key in (1, 5, 6):
+        site.put(key, picture_bytes(key))
     for key in (2, 3, 4):
         site.put(key, b"not a picture")
     site.embed()
     assert sorted(site.rejects()) == ["2", "3", "4"]
+    before = site.versions()
     del site.rows[2]
     site.rows[3] = (None, None)
-    assert site.embed(absent=False)["withdrawn"] == 1
+    assert site.embed(absent=False)["withdrawn_rejects"] == 1
     assert sorted(site.rejects()) == ["2", "4"]
-    assert site.embed()["withdrawn"] == 1
+    assert site.embed()["withdrawn_rejects"] == 1
     assert sorted(site.rejects()) == ["4"]
-    assert site.vectors()["illust_id"].tolist() == [1]
-    versions = site.versions()
-    assert site.embed()["withdrawn"] == 0
-    assert site.versions() == versions
+    assert site.embed()["withdrawn_rejects"] == 0
+    assert site.vectors()["illust_id"].tolist() == [1, 5, 6]
+    assert site.versions() == {IMAGE_VECTORS.name: before[IMAGE_VECTORS.name], IMAGE_REJECTS: before[IMAGE_REJECTS] + 2}
 
 
 def test_an_illustration_with_another_index_is_embedded_again_under_it(site: Site) -> None:
@@ -480,7 +525,7 @@ def test_an_illustration_with_another_index_is_embedded_again_under_it(site: Sit
 
 # ---------------------------------------------------------------- how, not what
 @pytest.mark.parametrize("changes", [{"prefetch": True}, {"precision": "bfloat16"}, {"precision": "float16"},
-                                     {"batch": 2}])
+                                     {"batch": 2}, {"compile": True, "partitions": 1}])
 def test_how_a_picture_is_embedded_hardly_changes_its_vectors(site: Site, changes: dict[str, Any]) -> None:
     for key in range(5):
         site.put(key, patchwork_bytes(key))

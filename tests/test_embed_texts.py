@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyspark.errors import PythonException
 from pyspark.sql import functions as F
 
 from umair.embedding.drift import require_coverage
@@ -17,11 +18,10 @@ from umair.embedding.texts import (
     embed_texts,
     embedded_texts,
     present_texts,
-    task_device,
     texts_to_embed,
     worker_encoder,
 )
-from umair.errors import ClusterError, ContractError, StorageError
+from umair.errors import ContractError, StorageError
 from umair.model.text_encoder import (
     TextEncoderConfig,
     build_text_encoder,
@@ -147,9 +147,33 @@ def test_no_encoder_says_which_job_makes_it(spark, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_cuda_without_a_gpu_is_refused():
-    with pytest.raises(ClusterError, match=r"embed_texts.device: found cuda, and 0 visible GPUs"):
-        task_device("cuda")
+def test_cuda_without_a_gpu_is_refused(spark, folder):
+    texts = spark.createDataFrame([("a",)], "text string")
+    with pytest.raises(PythonException, match=r"embed_texts.device=cuda: found 0 visible GPUs, none with index 0"):
+        embed_texts(texts, folder, CONFIG.model_copy(update={"device": "cuda"})).collect()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_another_precision_is_another_encoder_with_nearly_the_same_vectors(spark, folder, precision):
+    texts = spark.createDataFrame([(word,) for word in WORDS], "text string")
+    config = CONFIG.model_copy(update={"precision": precision})
+    exact, rounded = (embed_texts(texts, folder, one).orderBy("text").toPandas() for one in (CONFIG, config))
+    assert set(rounded["encoder"]) == {f"{exact['encoder'][0]}-{precision}"}
+    exact_ND, rounded_ND = (np.stack(frame["vector"]) for frame in (exact, rounded))
+    cosine_N = (exact_ND * rounded_ND).sum(1) / np.linalg.norm(exact_ND, axis=1) / np.linalg.norm(rounded_ND, axis=1)
+    assert not np.array_equal(exact_ND, rounded_ND)
+    assert (cosine_N > {"bfloat16": 0.999, "float16": 0.99999}[precision]).all()
+
+
+def test_the_ledger_says_what_each_partition_took(spark, tags, titled, folder, tmp_path):
+    new = texts_to_embed(tags(*WORDS), titled(), None, "e", CONFIG)
+    with embedded_texts(new, folder, CONFIG.model_copy(update={"partitions": 2}), tmp_path) as (_, facts):
+        first, second = facts["partitions"]
+    assert first["rows"] + second["rows"] == facts["embedded"] == len(WORDS)
+    for part in (first, second):
+        assert 0 < part["encode"] <= part["task"]
+        assert part["texts_per_second"] == pytest.approx(part["rows"] / part["task"], rel=0.05)  # of rounded seconds
+    assert facts["seconds"]["encode"] == pytest.approx(first["encode"] + second["encode"], abs=0.002)
 
 
 # ---------------------------------------------------------------- the table over weeks
@@ -161,7 +185,7 @@ def test_each_week_appends_what_is_new_and_no_text_twice(spark, tags, titled, fo
         there = spark.read.parquet(*store.snapshot("text_vectors").files) if store.exists("text_vectors") else None
         new = texts_to_embed(tags(*words), titled(), there, encoder, CONFIG)
         staging = store.staging("text_vectors")
-        embed_texts(new, folder, CONFIG).write.parquet(str(staging))
+        embed_texts(new, folder, CONFIG).select(*TEXT_VECTORS.column_names).write.parquet(str(staging))
         return store.commit("text_vectors", staging, {}, append=True).rows
 
     assert week() == 0  # a table without rows is a table
@@ -178,9 +202,10 @@ def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folde
         marked.write.parquet(str(tmp_path / encoder / run))
     (tmp_path / encoder / "run-002" / "_temporary" / "0").mkdir(parents=True)  # as a kill leaves it
     new = texts_to_embed(tags("cat", "dog", "fox"), titled(), None, encoder, CONFIG)
-    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, resumed):
+    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, facts):
         vectors = {row["text"]: set(row["vector"]) for row in rows.collect()}
-    assert resumed == 2
+    assert (facts["embedded"], facts["resumed"]) == (3, 2)
+    assert sum(part["rows"] for part in facts["partitions"]) == 1  # of this run alone
     assert {text: vector == {7.0} for text, vector in vectors.items()} == {"cat": True, "dog": True, "fox": False}
     assert tuple(rows.columns) == TEXT_VECTORS.column_names
     assert not (tmp_path / encoder).exists()
@@ -188,11 +213,11 @@ def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folde
 
 def test_texts_whose_commit_failed_wait_for_the_next_run(spark, tags, titled, folder, tmp_path):
     new = texts_to_embed(tags("cat", "dog"), titled(), None, "e", CONFIG)
-    with pytest.raises(OSError, match="disk full"), embedded_texts(new, folder, CONFIG, tmp_path) as (_, resumed):
+    with pytest.raises(OSError, match="disk full"), embedded_texts(new, folder, CONFIG, tmp_path) as (_, facts):
         raise OSError("disk full")
-    assert resumed == 0
-    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, resumed):
-        assert (rows.count(), resumed) == (2, 2)
+    assert facts["resumed"] == 0
+    with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, facts):
+        assert (rows.count(), facts["embedded"], facts["resumed"]) == (2, 2, 2)
 
 
 def test_a_new_text_encoder_must_know_the_texts_that_the_old_one_knew(spark, tags, titled):

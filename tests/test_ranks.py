@@ -120,7 +120,7 @@ def test_too_few_slots_fail_before_horovod_waits(spark):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_named():
-    with pytest.raises(ClusterError, match="found 0 visible GPUs, none with index 0; expected a GPU for each rank"):
+    with pytest.raises(ClusterError, match="device=cuda: found 0 visible GPUs, none with index 0; expected a GPU for each task"):
         take_device("cuda", local_index=0)
     assert take_device("cpu", local_index=0) == "cpu"
 

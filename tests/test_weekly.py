@@ -26,10 +26,11 @@ KEYS = {"illustrations": ["illust_id"], "users": ["user_id"], "tags": ["tag"],
         "events": ["user_index", "illust_index", "kind", "at"], "image_vectors": ["illust_id", "encoder"],
         "text_vectors": ["text", "encoder"], "window_train": ["user_index", "illust_index"],
         "window_valid": ["user_index", "illust_index"], "window_test": ["user_index", "illust_index"]}
-RESUMED = r"and (\d+) taken over from a run that was killed"  # pictures; logged between the commit and the ledger
+RESUMED = {r"and (\d+) taken over from a run that was killed": "embed_images",  # logged between the commit and the ledger
+           r"(\d+) of them taken over from a run that was killed": "embed_texts"}
 # Each pattern is a moment at which a kill hurts: in the middle of a step, or between a commit and the ledger.
 KILLS = (r"ingest_tables \S+: start", r"events: version", r"pretrain_image_encoder .*start", r"finetune_text_encoder .*start",
-         RESUMED, r"text_vectors: version", r"window_valid: version", r"train_ranker .*start",
+         *RESUMED, r"window_valid: version", r"train_ranker .*start",
          r"evaluate_ranker .*start")
 
 
@@ -41,20 +42,19 @@ def rows_of(store: Store, table: str) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small world, and a first week that was killed ten times on its way."""
+    """A small world, and a first week that was killed eleven times on its way."""
     path = write_config(tmp_path_factory.mktemp("weekly"))
     loaded = load_config(path, [], Config)
     draw_world(loaded.world, Path(loaded.raw.folder), workers=2)
     for pattern in KILLS:
-        if pattern == RESUMED:  # before that, when the first task of many is done
-            task_files = f"{loaded.root}/unfinished/embed_images/*/run-*/*.parquet"
+        if pattern in RESUMED:  # before that, when the first task of many is done
+            task_files = f"{loaded.root}/unfinished/{RESUMED[pattern]}/*/run-*/*.parquet"
             assert submit("weekly", path, WEEK, kill_on=task_files).killed, "the run ended before a task's file was seen"
         killed = submit("weekly", path, WEEK, kill_at=pattern)
         assert killed.killed, f"the run ended before {pattern}"
-        if pattern == RESUMED:
-            counted = re.findall(RESUMED, killed.text)
-            assert len(counted) == 1
-            assert 0 < int(counted[0]) < loaded.world.illustrations
+        if pattern in RESUMED:
+            (made, resumed), = re.findall(rf"(\d+) new.*?{pattern}", killed.text)
+            assert 0 < int(resumed) < int(made)
     run = submit("weekly", path, WEEK)
     assert run.code == 0, run.text[-4000:]
     return path
@@ -76,7 +76,8 @@ def test_killed_at_every_step_it_finishes_without_lost_or_doubled_rows(config: P
     assert len(rejected) == len(set(rejected))
     assert embedded | {int(key) for key in rejected} == illustrations
     assert Path(raw.folder).is_dir()
-    assert not list((store.root / "unfinished" / "embed_images").iterdir())
+    for job in RESUMED.values():
+        assert not list((store.root / "unfinished" / job).iterdir())
 
 
 def test_report_names_every_promised_figure(store: Store) -> None:

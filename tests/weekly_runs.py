@@ -26,6 +26,7 @@ pretext: {{epochs: 1, min_tag_uses: 5}}
 text_encoder: {{vocabulary_size: 600, width: 32, layers: 1, heads: 2}}
 text_pairs: {{epochs: 1}}
 embed_images: {{max_reject_share: 0.2}}
+embed_texts: {{partitions: 12}}
 windows: {{train_days: 28, files: 2}}
 training: {{epochs: 1, batch: 128, checkpoint_steps: 5}}
 evaluation: {{truth: {raw}/truth, intervals: 50, reject_below_popularity: false}}

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pyspark import TaskContext
 
-from umair.config import Section
+from umair.devices import device_of_task
 from umair.embedding.arrow import Batches, record_batch, vector_column
+from umair.embedding.precision import Precision, PrecisionConfig, in_precision
 from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
 from umair.picture import RGB, PictureError, PictureLimits, decode_picture
 from umair.picture_files import read_picture
@@ -30,7 +31,7 @@ EMBEDDED = ("illust_id bigint, illust_index int, state string, reason string, se
             "encode_seconds double, task_seconds double")  # no rule where there are vectors; seconds: this row's share
 
 
-class EmbedImagesConfig(Section):
+class EmbedImagesConfig(PrecisionConfig):
     """How pictures are embedded, and how many unreadable ones a run puts up with."""
 
     batch: int = Field(64, gt=0, le=1024)  # pictures of a forward pass; also of an Arrow batch
@@ -38,22 +39,15 @@ class EmbedImagesConfig(Section):
     torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
     prefetch: bool | None = None  # decode the next batch while the encoder works on this one; None: with cuda alone, since
     #                               on a CPU both would want the same cores (benchmarks/results/embed.json)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the encoder's products; Gram sums stay float32
     compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU
     partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
     device: Literal["cpu", "cuda"] = "cpu"
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
-    reject_allowance: int = Field(10, ge=0)  # so many never stop it: one bad picture in a quiet week is no disaster
+    reject_allowance: int = Field(10, ge=0)  # so many stop it only where most fail: one bad one is no disaster
     retry_rejects: bool = False  # try again what was set aside before, though it has not changed
     changed_by: Literal["size_and_time", "content"] = "size_and_time"  # how a file is known to have changed; content reads
     #                               every file every week. What was embedded under the other setting counts as changed
     limits: PictureLimits = PictureLimits()
-
-    def named(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """An encoder's facts, its fingerprint with the precision where it is not float32: rounded otherwise, the same
-        weights give vectors that must not stand beside each other."""
-        suffix = "" if self.precision == "float32" else f"-{self.precision}"
-        return {**facts, "fingerprint": f"{facts['fingerprint']}{suffix}"}
 
 
 Vectors = NDArray[np.float32]
@@ -88,8 +82,9 @@ def embed_batches(batches: Batches, *, folder: str, fingerprint: str, image_root
 
     While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
     """
+    device = device_of_task("embed_images.device", config.device)
     with ThreadPoolExecutor(config.threads, thread_name_prefix="decode") as threads:
-        encoder = functools.partial(open_encoder, folder, fingerprint, device_of_task(config.device), config.torch_threads,
+        encoder = functools.partial(open_encoder, folder, fingerprint, device, config.torch_threads,
                                     compiled=config.compile)  # a worker may be lent to a task with another GPU
 
         def start(batch: pa.Table) -> Started:
@@ -125,17 +120,6 @@ def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,
     if compiled:
         encoder.compile()
     return encoder
-
-
-def device_of_task(device: str) -> str:
-    """cpu, or the GPU that Spark gave this task; where Spark gives none out, tasks take the node's GPUs in turns."""
-    if device == "cpu":
-        return device
-    task = TaskContext.get()
-    given = task.resources().get("gpu") if task else None
-    if given:
-        return f"cuda:{given.addresses[0]}"
-    return f"cuda:{task.partitionId() % max(1, torch.cuda.device_count())}" if task else device
 
 
 def load_picture(image_root: str, image: str | None, content: bytes | None, *, size: int, limits: PictureLimits) -> Loaded:
@@ -188,10 +172,10 @@ def even_sizes(count: int, whole: int) -> list[int]:
     return [whole] if count == whole else [2 ** bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
 
 
-def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: str = "float32") -> tuple[Vectors, Vectors]:
+def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: Precision = "float32") -> tuple[Vectors, Vectors]:
     """semantic_BS and style_BY, rounded to fp16 and held as float32; beyond fp16's range they are infinite."""
     device = encoder.pixel_mean.device
-    with torch.inference_mode(), torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
+    with torch.inference_mode(), in_precision(precision, device.type):
         vectors = encoder(to_pixels(pictures_BHWC).to(device))
     semantic_BS, style_BY = (vector.half().float().cpu().numpy() for vector in vectors)
     return semantic_BS, style_BY

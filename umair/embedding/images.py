@@ -21,6 +21,7 @@ from pyspark.storagelevel import StorageLevel
 from umair.embedding.arrow import in_worker
 from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
+from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
 from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ClusterError, ContractError
 from umair.picture_files import NOT_THERE, picture_hash, picture_state
@@ -32,7 +33,6 @@ REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SAME_PICTURE = ["illust_id", "illust_index", "state"]
-EARLIER = -1  # stands for the partitions of runs that were killed
 ARROW_BYTES = 2**31  # of one column in one batch, at most
 TASKS_A_SLOT = 4  # evens out partitions of large and small pictures
 
@@ -93,12 +93,13 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
 
 
 def withdrawn_pictures(illustrations: DataFrame, vectors: DataFrame, rejects: DataFrame, *, absent: bool) -> DataFrame:
-    """illust_id of pictures that have vectors or were set aside, and are gone: the catalogue lists the illustration without
-    a picture or, where `absent` counts, not at all. It does not while an earlier week runs again: then later ones are absent
-    too.
+    """illust_id, embedded (bool: has vectors) of pictures that have vectors or were set aside, and are gone: the catalogue
+    lists the illustration without a picture or, where `absent` counts, not at all. It does not while an earlier week runs
+    again: then later ones are absent too.
     """
     pictured = illustrations.filter(HAS_PICTURE).select("illust_id")
-    tried = vectors.select("illust_id").union(rejects.selectExpr("CAST(key AS BIGINT)")).distinct()
+    tried = (vectors.selectExpr("illust_id", "true AS embedded").union(rejects.selectExpr("CAST(key AS BIGINT)", "false"))
+             .groupBy("illust_id").agg(F.bool_or("embedded").alias("embedded")))
     gone = tried.join(pictured, "illust_id", how="left_anti")
     return gone if absent else gone.join(illustrations.select("illust_id"), "illust_id", how="left_semi")
 
@@ -142,7 +143,7 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
         rest = todo if usable is None else todo.join(usable.select("illust_id"), "illust_id", how="left_anti")
         made = _embed(rest, run, unfinished)
         embedded = made if usable is None else made.unionByName(usable)
-        facts = {**_count(embedded), "resumed": resumed, "withdrawn": withdrawn.count() if withdrawn is not None else 0}
+        facts = {**_count(embedded), "resumed": resumed, **_count_withdrawn(withdrawn)}
         _require_few_rejects(facts, embedded, run.config)
         kept = vectors
         if vectors is not None and withdrawn is not None:
@@ -166,9 +167,14 @@ def _usable(left: DataFrame, todo: DataFrame) -> DataFrame:
 
 
 def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: UnfinishedWork) -> DataFrame:
-    largest = run.config.limits.max_bytes + 1  # no picture is handed out with more
-    with _arrow_rows(todo.sparkSession, max(1, min(run.config.batch, ARROW_BYTES // largest))):
+    with _arrow_rows(todo.sparkSession, rows_of_a_batch(run.config)):
         return unfinished.add(embed_pictures(todo, run.folder, run.image_root, run.config))
+
+
+def rows_of_a_batch(config: EmbedImagesConfig) -> int:
+    """As many as the encoder takes together, but no more than fit into one column when all are as large as is let in."""
+    largest = config.limits.max_bytes + 1  # bytes; no picture is handed out with more
+    return max(1, min(config.batch, ARROW_BYTES // largest))
 
 
 def require_device(spark: SparkSession, device: str) -> None:
@@ -217,14 +223,13 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
     return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},
             "rejects": _sum_by("rule", "rows", rejected),
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
-            "seconds": {phase: round(sum(by_partition[phase].values()), 3) for phase in PHASES},
-            "partitions": [_phases_and_rate({name: sums[partition] for name, sums in by_partition.items()})
-                           for partition in sorted(by_partition["rows"]) if partition != EARLIER]}
+            "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "pictures")}
 
 
-def _phases_and_rate(sums: dict[str, float]) -> dict[str, float]:
-    rounded = {name: round(value, 3) for name, value in sums.items()}
-    return {**rounded, "pictures_per_second": round(sums["rows"] / sums["task"], 3)}
+def _count_withdrawn(withdrawn: DataFrame | None) -> dict[str, int]:
+    """Withdrawn pictures with vectors, and those that only had been set aside."""
+    counted = None if withdrawn is None else withdrawn.selectExpr("count_if(embedded)", "count_if(NOT embedded)").first()
+    return dict(zip(("withdrawn", "withdrawn_rejects"), counted or (0, 0), strict=True))
 
 
 def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:
@@ -237,7 +242,8 @@ def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:
 def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: EmbedImagesConfig) -> None:
     """What was retried counts neither way: it was put up with before."""
     tried, rejects = facts["rows"]["new"] + facts["rows"]["changed"], facts["fresh_rejects"]
-    allowed = max(config.reject_allowance, math.floor(config.max_reject_share * tried))
+    allowance = min(config.reject_allowance, max(1, tried // 2))  # where most fail, the store is at fault, not a picture
+    allowed = max(allowance, math.floor(config.max_reject_share * tried))
     if rejects <= allowed:
         return
     first = embedded.filter("rule IS NOT NULL AND reason <> 'retried'").orderBy("illust_id").first()
@@ -246,8 +252,8 @@ def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: Emb
     raise ContractError("image_vectors", f"{rejects} of {tried} pictures that cannot be embedded, most by rule {rule} "
                         f"({facts['rejects'][rule]}); first: illust_id {first['illust_id']}, {first['rule']}, "
                         f"{first['value']}",
-                        f"at most {allowed} (embed_images.max_reject_share {config.max_reject_share}, never below "
-                        f"embed_images.reject_allowance {config.reject_allowance})",
+                        f"at most {allowed} (embed_images.max_reject_share {config.max_reject_share}, never below the "
+                        f"smaller of embed_images.reject_allowance {config.reject_allowance} and half of them)",
                         "mend the pictures below raw.image_root, or raise the share; nothing was committed")
 
 
@@ -257,7 +263,7 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
     tried = sum(facts["rows"].values())
     revised = facts["rows"]["changed"] + facts["withdrawn"]  # what was retried had no vector
     updates = {}
-    if tried or facts["withdrawn"] or rejects is None:
+    if tried or facts["withdrawn"] or facts["withdrawn_rejects"] or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)
     fresh = embedded.filter("rule IS NULL").withColumn("encoder", F.lit(encoder)).select(*IMAGE_VECTORS.column_names)
     if revised and vectors is not None:

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 from pydantic import Field
+from pyspark import TaskContext
+from pyspark.sql import functions as F
 
-from umair.config import Section
+from umair.devices import device_of_task
 from umair.embedding.arrow import Batches, in_worker, record_batch, vector_column
+from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
+from umair.embedding.precision import PrecisionConfig, in_precision
 from umair.embedding.unfinished import UnfinishedWork
-from umair.errors import ClusterError, ContractError
+from umair.errors import ContractError
 from umair.model.text_encoder import clean_text, load_text_encoder
 from umair.schema import TEXT_VECTORS
 from umair.storage import read_facts
@@ -31,12 +36,14 @@ from umair.storage import read_facts
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+EMBEDDED = f"{TEXT_VECTORS.columns}, partition int, encode_seconds double, task_seconds double"  # seconds: this row's share
+PHASES = ("encode", "task")  # task: from start to end
 VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # at least one character that can be seen, among them what is
 #                                          newer than Java's tables, which call it unassigned: emoji, say
 
 
-class EmbedTextsConfig(Section):
-    """How texts are embedded; the vectors do not depend on it."""
+class EmbedTextsConfig(PrecisionConfig):
+    """How texts are embedded."""
 
     include_titles: bool = False  # the paper's text vector is the mean of the tags' alone
     batch: int = Field(256, gt=0)  # texts encoded together
@@ -65,46 +72,69 @@ def present_texts(tags: DataFrame, illustrations: DataFrame, config: EmbedTextsC
     return texts.filter(texts.text.rlike(VISIBLE)).distinct()
 
 
+class EmbeddedTexts(NamedTuple):
+    """The rows of `text_vectors` that one run made, not yet committed, and counts and seconds."""
+
+    rows: DataFrame
+    facts: dict[str, Any]
+
+
 def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) -> DataFrame:
-    """text -> the rows of `text_vectors`, by the encoder in `folder`, which all nodes see.
+    """text -> the columns of EMBEDDED, by the encoder in `folder`, which all nodes see.
 
     Raises StorageError when the folder is not whole; the tasks raise ClusterError without the GPU that was asked for and
     ContractError for a vector that is zero or not finite.
     """
-    encoder = read_facts(Path(folder))["fingerprint"]
+    encoder = config.named(read_facts(Path(folder)))["fingerprint"]
     partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
     work = partial(embed_batches, folder=str(folder), encoder=encoder, config=config)
-    return texts.repartition(partitions).mapInArrow(in_worker(work), TEXT_VECTORS.columns)
+    return texts.repartition(partitions).mapInArrow(in_worker(work), EMBEDDED)
 
 
 @contextlib.contextmanager
 def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig, unfinished: Path
-                   ) -> Iterator[tuple[DataFrame, int]]:
-    """The rows of `text_vectors` for `texts_to_embed`, and how many of them a killed run had made (decision 010).
-
-    They lie below `unfinished` (`Store.unfinished`) until the `with` block has ended well. Raises what `embed_texts` does.
+                   ) -> Iterator[EmbeddedTexts]:
+    """Embeds `texts_to_embed`; what comes out lies below `unfinished` (`Store.unfinished`) until the `with` block has ended
+    well, and a run that is killed and run again takes over what was finished (decision 010). Raises what `embed_texts` does.
     """
-    work = UnfinishedWork(unfinished / read_facts(Path(folder))["fingerprint"], TEXT_VECTORS.columns)
+    work = UnfinishedWork(unfinished / config.named(read_facts(Path(folder)))["fingerprint"], EMBEDDED)
     left = work.left(texts.sparkSession)
     if left is None:
-        yield work.add(embed_texts(texts, folder, config)), 0
+        made = work.add(embed_texts(texts, folder, config))
     else:
         usable = left.join(texts, on="text", how="left_semi").dropDuplicates(["text"])
         rest = texts.join(usable.select("text"), on="text", how="left_anti")
-        yield work.add(embed_texts(rest, folder, config)).unionByName(usable), usable.count()
+        made = work.add(embed_texts(rest, folder, config)).unionByName(usable.withColumn("partition", F.lit(EARLIER)))
+    yield EmbeddedTexts(made.select(*TEXT_VECTORS.column_names), _count(made))
     work.forget()
 
 
+def _count(made: DataFrame) -> dict[str, Any]:
+    """Texts, of them those that a killed run had made, and seconds by phase, all in all and for each partition."""
+    sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
+    groups = made.groupBy("partition").agg(F.count("*").alias("rows"), *sums).collect()
+    by_partition = {name: {group["partition"]: group[name] for group in groups} for name in ("rows", *PHASES)}
+    return {"embedded": sum(by_partition["rows"].values()), "resumed": by_partition["rows"].get(EARLIER, 0),
+            "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "texts")}
+
+
 def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pa.RecordBatch]:
-    """One Spark task: batches with `text` -> batches with `text`, `vector` (float32, rounded to fp16) and `encoder`."""
-    model = worker_encoder(folder, task_device(config.device), config.threads)
+    """One Spark task: batches with `text` -> batches with the columns of EMBEDDED; vectors are float32, rounded to fp16."""
+    now, task = time.perf_counter(), TaskContext.get()
+    device = device_of_task("embed_texts.device", config.device)
+    model = worker_encoder(folder, device, config.threads)
     for batch in batches:
-        texts = batch.column("text").to_pylist()
+        texts, started = batch.column("text").to_pylist(), time.perf_counter()
         cleaned = [clean_text(text) for text in texts]
-        vector_ND = model.encode(cleaned, batch_size=config.batch, convert_to_numpy=True, show_progress_bar=False)
+        with in_precision(config.precision, torch.device(device).type):
+            vector_ND = model.encode(cleaned, batch_size=config.batch, convert_to_numpy=True, show_progress_bar=False)
         rounded_ND = _rounded(vector_ND, texts, folder)
+        before, now = now, time.perf_counter()
         yield record_batch({"text": batch.column("text"), "vector": vector_column(rounded_ND),
-                            "encoder": pa.array([encoder] * len(texts), pa.string())})
+                            "encoder": pa.array([encoder] * len(texts), pa.string()),
+                            "partition": np.full(len(texts), task.partitionId() if task else 0, np.int32),
+                            "encode_seconds": np.full(len(texts), (now - started) / max(1, len(texts))),
+                            "task_seconds": np.full(len(texts), (now - before) / max(1, len(texts)))})
 
 
 @lru_cache(maxsize=1)  # a Spark Python worker serves many tasks
@@ -113,22 +143,6 @@ def worker_encoder(folder: str, device: str, threads: int) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads may deadlock in a forked worker
     torch.set_num_threads(threads)
     return load_text_encoder(folder, device)
-
-
-def task_device(device: str) -> str:
-    """cpu, or the GPU that Spark gave to this task. Raises ClusterError when there is none."""
-    if device == "cpu":
-        return device
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    given = context.resources().get("gpu") if context else None
-    index = int(given.addresses[0]) if given else 0
-    if index >= torch.cuda.device_count():
-        raise ClusterError("embed_texts.device", f"cuda, and {torch.cuda.device_count()} visible GPUs on this node",
-                           "a GPU for each task", "submit with spark.task.resource.gpu.amount=1 and a discovery script, "
-                           "or set embed_texts.device=cpu")
-    return f"cuda:{index}"
 
 
 def _rounded(vector_ND: npt.NDArray[np.float32], texts: list[str], folder: str) -> npt.NDArray[np.float32]:

@@ -129,7 +129,8 @@ def _week_inputs(job: Any) -> TrainingInputs:
     from umair.storage import read_facts
 
     image_encoder = job.config.embed_images.named(read_facts(job.model_folder("pretrain_image_encoder")))
-    return TrainingInputs.of(job.store, job.versions, image_encoder, read_facts(job.model_folder("finetune_text_encoder")),
+    text_encoder = job.config.embed_texts.named(read_facts(job.model_folder("finetune_text_encoder")))
+    return TrainingInputs.of(job.store, job.versions, image_encoder, text_encoder,
                              titles=job.config.embed_texts.include_titles)
 
 

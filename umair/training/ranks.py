@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from umair import errors
+from umair.devices import choose_gpu
 from umair.errors import ClusterError, UmairError
 from umair.training.terminal import Address, Terminal, connect
 
@@ -273,17 +274,12 @@ def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int,
 
 
 def take_device(device: str, local_index: int) -> str:
-    """cpu, or the GPU that Spark gave this rank's task (Horovod does not pass CUDA_VISIBLE_DEVICES on since 0.28)."""
+    """cpu, or the GPU that Spark gave this rank's task (Horovod does not pass CUDA_VISIBLE_DEVICES on since 0.28); where it
+    gives none out, each rank of a node has its own."""
     if device == "cpu":
         return device
     from horovod.spark.task import get_available_devices  # TaskContext.resources()["gpu"], asked of the Spark task
 
-    visible = torch.cuda.device_count()
-    given = [int(address) for address in get_available_devices()]
-    index = given[0] if given else local_index
-    if index >= visible:
-        raise ClusterError(f"rank {local_index} of its node", f"{visible} visible GPUs, none with index {index}",
-                           "a GPU for each rank of the node",
-                           "submit with spark.task.resource.gpu.amount=1 and a discovery script, or set device=cpu")
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
+    chosen = choose_gpu("device", get_available_devices(), local_index)
+    torch.cuda.set_device(chosen)
+    return chosen
