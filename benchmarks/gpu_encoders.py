@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -75,18 +76,18 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(given.device)
     result: dict[str, Any] = {
-        "command": f"python benchmarks/gpu_encoders.py --device {given.device} --batch {given.batch}", "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", "benchmarks/gpu_encoders.py", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "cores": os.cpu_count(),
         "torch": torch.__version__, "batch": given.batch, "cases": []}
     for size in given.sizes:
         rates: dict[Case, float] = {}
-        for case in CASES:
+        for case in (case for case in CASES if not (given.eager and case.compiled)):
             rates[case] = _rate(case, size, given.batch, given.seconds, device)
             line = {"size": size, **asdict(case), "pictures_per_second": round(rates[case], 1),
                     "over_bare": round(rates[case] / rates[BARE], 3)}
             print(json.dumps(line), file=sys.stderr, flush=True)
             result["cases"].append(line)
-    RESULTS.parent.mkdir(exist_ok=True)
+    given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": {
         size: max(line["pictures_per_second"] for line in result["cases"] if line["size"] == size) for size in given.sizes}}))
@@ -139,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each case")
+    parser.add_argument("--eager", action="store_true", help="without the compiled cases, which take minutes on a CPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

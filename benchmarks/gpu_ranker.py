@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -39,10 +40,9 @@ def main() -> None:
     device = torch.device(given.device)
     config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
     catalogue = _catalogue(config, given.illustrations, device)
-    forms = ("eager", "compiled", *(("graph",) if device.type == "cuda" else ()))
+    forms = ("eager", *(("graph",) if device.type == "cuda" else ()), *(() if given.eager else ("compiled",)))
     result: dict[str, Any] = {
-        "command": f"python benchmarks/gpu_ranker.py --device {given.device} --batches {' '.join(map(str, given.batches))} "
-                   f"--illustrations {given.illustrations}",
+        "command": shlex.join(["python", "benchmarks/gpu_ranker.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"), "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "cores": os.cpu_count(), "torch": torch.__version__, "cases": []}
     for batch in given.batches:
@@ -135,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1_024, 8_192, 65_536])
     parser.add_argument("--illustrations", type=int, default=1_000_000, help="in the catalogue")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
+    parser.add_argument("--eager", action="store_true", help="without the compiled cases, which take minutes on a CPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

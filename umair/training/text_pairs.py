@@ -208,6 +208,17 @@ def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
     return np.flatnonzero(~held_W[work_N]), np.flatnonzero(held_W[work_N])
 
 
+def count_works(terms: TextPairs, config: TextPairsConfig) -> dict[str, dict[str, float]]:
+    """By kind, and `all`: pairs, the share of them in works of more than SMALL_WORK pairs, which `batches_apart` does not
+    keep apart as works, and the share in works too large for `split_rows` ever to hold them out."""
+    size_N = np.bincount(terms.work_N)[terms.work_N]
+    most = min(int(len(terms) * config.holdout_share), config.holdout_most)
+    kind_N = np.array(terms.kinds)
+    rows = {"all": np.full(len(terms), fill_value=True), **{kind: kind_N == kind for kind in sorted(set(terms.kinds))}}
+    return {name: {"pairs": int(mask_N.sum()), "large": round(float((size_N[mask_N] > SMALL_WORK).mean()), 4),
+                   "never_held_out": round(float((size_N[mask_N] > most).mean()), 4)} for name, mask_N in rows.items()}
+
+
 def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], random: np.random.Generator) -> Ints:
     """The rows that one epoch sees: each as often as its kind weighs, the fraction by lot. Without weights, `rows`.
 
