@@ -10,6 +10,9 @@ from pydantic import Field, ValidationError
 
 from umair.config import PlainPath, Section, fingerprint, load_config
 from umair.errors import ConfigError
+from umair.job import Config
+
+ROOT = Path(__file__).parents[1]
 
 
 class Inner(Section):
@@ -182,3 +185,12 @@ def test_a_base_that_leads_back_by_another_path_is_seen(tmp_path):
     write(tmp_path, "b.yaml", "base: a.yaml\n")
     with pytest.raises(ConfigError, match="leads back to itself"):
         load_config(tmp_path / "a.yaml", [], Outer)
+
+
+def test_a_preset_may_be_named_wherever_a_ranker_stands():
+    config = load_config(ROOT / "conf/local.yaml", ["ranker.preset=paper", "training.rivals.corrected.preset=corrected"], Config)
+    assert (config.ranker.match, config.ranker.penalties) == ((), True)
+    assert config.training.rivals["corrected"].projected_experts
+    assert config.training.rivals["id_only"].form == "dcn_v2"
+    with pytest.raises(ConfigError, match=r"unknown key 'ranker.prest'.*did you mean 'ranker.preset'"):
+        load_config(ROOT / "conf/local.yaml", ["ranker.prest=paper"], Config)

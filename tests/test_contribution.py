@@ -13,6 +13,7 @@ from umair.model.contribution import (
     ItemContribution,
     SenetExpert,
     masked_softmax,
+    weights_of,
 )
 
 ROWS, MODALITIES, WIDTH = 5, 4, 8
@@ -199,3 +200,16 @@ def test_plain_attention_fusion_weighs_by_the_illustration_alone(inputs):
         weight = np.where(known, np.exp(score), 0) / np.exp(score)[known].sum()
         np.testing.assert_allclose(weight_BM[row].detach().numpy(), weight, atol=1e-6)
         np.testing.assert_allclose(mixed_BD[row].detach().numpy(), weight @ modalities, atol=1e-6)
+
+
+def test_the_authors_dropout_meets_each_users_weights_before_their_mean(inputs):
+    """Of B users' weights with dropout p, a mean scatters by sqrt(p / (1 - p) / B) of one weight, not by sqrt(p / (1 - p))."""
+    torch.manual_seed(0)
+    rows = 128
+    query_BD, value_BMD, known_BM = torch.zeros(rows, WIDTH), torch.randn(rows, 4, WIDTH), torch.ones(rows, 4, dtype=torch.bool)
+    weight_BM, dropped_BM = weights_of(query_BD, value_BMD, known_BM, scaled=False, batch_mean=True, dropout=0.5)
+    assert torch.equal(weight_BM, torch.full((rows, 4), 0.25))
+    assert (dropped_BM / 0.25 - 1).std().item() == pytest.approx(rows ** -0.5, rel=0.15)
+    weight_BM, dropped_BM = weights_of(query_BD, value_BMD, known_BM, scaled=False, batch_mean=False, dropout=0.5)
+    assert torch.equal(weight_BM, torch.full((rows, 4), 0.25))
+    assert (dropped_BM / 0.25 - 1).std().item() == pytest.approx(1.0, rel=0.05)

@@ -178,18 +178,27 @@ def test_what_can_be_learned_lies_below_the_ceiling_and_above_chance(ran):
         assert 0.55 < marks["learnable"] < marks["ceiling"]
 
 
-def test_of_a_cold_illustration_the_reference_knows_no_popularity():
+def test_among_cold_rows_the_reference_knows_no_popularity():
     draw = np.random.default_rng(0)
     train, test = (Window(draw.integers(0, 3, 60), items, draw.integers(0, 2, 60)) for items in (
-        draw.integers(0, 8, 60), np.r_[np.full(30, 9), np.full(30, 2)]))  # 9 is cold
+        draw.integers(0, 8, 60), np.r_[np.full(30, 9), np.full(30, 2)]))
     factor_IF, popularity_I = draw.normal(size=(10, 2)), draw.normal(size=10)
     before = learnable_scores(train, train, test, Known(factor_IF, popularity_I))
     popularity_I[9] += 5
-    cold_N = test.item_N == 9
     after = learnable_scores(train, train, test, Known(factor_IF, popularity_I))
-    np.testing.assert_array_equal(before[cold_N], after[cold_N])
-    popularity_I[2] += 5
-    assert (learnable_scores(train, train, test, Known(factor_IF, popularity_I))[~cold_N] != after[~cold_N]).any()
+    np.testing.assert_array_equal(before.cold_N, after.cold_N)
+    assert (before.all_N != after.all_N).any()
+
+
+def test_what_can_be_learned_of_all_rows_is_one_regression_with_popularity(ran):
+    """Two regressions' scores do not rank together: mixed, warm and cold rows would lower their AUC."""
+    config = load_config(ran.parent / "small.yaml", [], ExperimentConfig)
+    data = open_data(config, ran / "small")
+    assert data.learnable is not None
+    marks = {name: each["marks"]["learnable"] for name, each in summary_of(ran)["slices"].items() if "learnable" in each["marks"]}
+    assert marks["all"] == pytest.approx(auc(data.test.label_N, data.learnable.all_N))
+    cold_N = data.slices["cold"]
+    assert marks["cold"] == pytest.approx(auc(data.test.label_N[cold_N], data.learnable.cold_N[cold_N]))
 
 
 # ---------------------------------------------------------------- the page

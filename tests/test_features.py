@@ -169,6 +169,13 @@ def test_a_batch_says_what_the_rows_and_the_pack_say(features):
     assert batch.label_B.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("config", [{"match": True}, {"form": "dcn_v2", "inputs": "all"}, {}])
+def test_a_ranker_made_for_vectors_of_another_width_is_refused(features, config):
+    ranker = build_ranker(RankerConfig(**config, tag_buckets=8_000), {**features.widths, "semantic": 5})
+    with pytest.raises(ContractError, match=r"semantic vectors: found 2 numbers; expected 5.*train the ranker again"):
+        ranker.eval()(Lookup(features, ranker).batch(window_rows()))
+
+
 @pytest.mark.parametrize(("changes", "match"), [
     ({"illust_index": [3, 4]}, "column 'illust_index': found index 4; expected indices from 0 to 3"),
     ({"illust_index": [-1, 0]}, "column 'illust_index': found index -1"),

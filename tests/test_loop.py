@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from small_store import RANKER, RIVAL, draw_store, inputs_of
 
 from umair.errors import ContractError
@@ -143,6 +145,26 @@ def test_a_loss_that_is_no_number_stops_names_the_step_and_keeps_the_checkpoint_
     with pytest.raises(ContractError, match=r"ranker 'main', step \d+: found loss (nan|inf).*last good checkpoint is kept: there is none"):
         train_rankers(Ranks(), **steep)
     assert not (tmp_path / "steep").exists()
+
+
+def test_a_poisoned_batch_is_named_and_the_checkpoint_before_it_is_kept_and_sound(store, tmp_path, monkeypatch):
+    """Checkpoints after every fifth step; the eighth batch has interests that are no numbers."""
+    step, seen = Trainee.step, []
+
+    def poisoned(trainee, batch, *args, **named):
+        seen.append(batch)
+        nothing = float("nan") if len(seen) == 8 else 1.0
+        return step(trainee, replace(batch, long_interest_BD=batch.long_interest_BD * nothing), *args, **named)
+
+    monkeypatch.setattr(Trainee, "step", poisoned)
+    with pytest.raises(ContractError, match=r"ranker 'main', step 8: found loss nan; expected a finite loss.*last good checkpoint "
+                                            r"is kept: (\S+)") as error:
+        train_rankers(Ranks(), **arguments(store, tmp_path / "poisoned", epochs=1))
+    kept = Path(re.search(r"is kept: (\S+)", str(error.value))[1])
+    assert kept.name == "step-00000005"
+    weights = load_file(kept / "main" / "weights.safetensors")
+    assert len(weights) > 20
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):

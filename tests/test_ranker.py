@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from umair.config import fingerprint, load_config
 from umair.errors import ConfigError, ContractError
 from umair.model.batch import COUNTERS, ITEM_FIELDS, MODALITIES, VECTOR_MODALITIES
+from umair.model.presets import PRESETS, with_preset
 from umair.model.profiles import FieldTable
 from umair.model.ranker import RankerConfig, UmairRanker, count_parameters
 
@@ -67,6 +69,43 @@ def test_every_variant_learns_a_batch_by_heart_row_by_row(changes):
     assert loss_after(80, model, batch) < 0.2
     together = model.eval()(batch).logit_B
     torch.testing.assert_close(model(batch.rows([3])).logit_B[0], together[3], rtol=1e-4, atol=1e-4)
+
+
+def test_every_preset_sets_the_same_keys_so_that_one_replaces_another():
+    assert len({frozenset(keys) for keys in PRESETS.values()}) == 1
+    over_umair = RankerConfig(**{**RankerConfig(preset="umair").model_dump(), **with_preset({"preset": "paper"})})
+    assert over_umair == RankerConfig(preset="paper") == RankerConfig(penalties=True)
+
+
+def test_a_preset_is_what_it_says_and_any_key_beside_it_counts_more():
+    umair = RankerConfig(preset="umair", deep_dropout=0.4)
+    assert (umair.matched, umair.counters, umair.deep, umair.deep_dropout) == (MODALITIES, True, (128, 64, 32), 0.4)
+    corrected = RankerConfig(preset="corrected")
+    assert (corrected.matched, corrected.counters, corrected.projected_experts, corrected.penalties) == ((), True, True, False)
+    with pytest.raises(ValidationError, match="preset 'best'; known: paper, corrected, umair"):
+        RankerConfig(preset="best")
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"batch_mean": True, "score": "hadamard"}, "batch_mean with score hadamard"),
+    ({"batch_mean": True, "contribution": "none"}, "batch_mean with contribution none"),
+    ({"projected_experts": True, "contribution": "senet"}, "projected_experts with contribution senet"),
+    ({"score": "hadamard", "contribution": "item"}, "score hadamard with contribution item"),
+])
+def test_keys_that_would_change_nothing_are_refused(changes, text):
+    with pytest.raises(ValidationError, match=f"{text}, which would change nothing; leave the first out"):
+        RankerConfig(**changes)
+
+
+def test_without_weights_of_the_users_own_matches_are_added_as_they_are():
+    torch.manual_seed(0)
+    model, batch = ranker(match=True, match_weights=False).eval(), random_batch()
+    torch.testing.assert_close(model(batch).match_BM, model.match(batch).sum_BM)
+    weighed = ranker(match=True).eval()
+    weighed.load_state_dict(model.state_dict(), strict=False)
+    for value in (weighed.weigh.weight, weighed.weigh.bias):
+        torch.nn.init.constant_(value, 0.0)  # softplus(0) = log 2 for every user and modality
+    torch.testing.assert_close(weighed(batch).match_BM, model.match(batch).sum_BM * math.log(2))
 
 
 def test_only_the_authors_batch_mean_makes_a_row_feel_its_batch():

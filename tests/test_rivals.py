@@ -173,3 +173,13 @@ def test_unknown_vectors_and_empty_lists_are_fields_of_zeros() -> None:
     assert not unseen_BFE[:, 2:11].any()
     alone_BFE = model.fields.vectors(empty)
     assert [bool(alone_BFE[:, place].any()) for place in range(2, 15)] == [True, False, False] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_vector_may_become_several_fields(form: str) -> None:
+    """Two interests, and of three modalities the own, the liked and the passed-over vector: 11 vectors."""
+    one, three = (rival(form, inputs="all", vector_fields=count).eval() for count in (1, 3))
+    assert three.fields.count == one.fields.count + 2 * 11
+    batch = random_batch(small())
+    assert three.fields(batch).shape == (len(batch), three.fields.count, one.config.embedding_width)
+    assert three(batch).logit_B.isfinite().all()

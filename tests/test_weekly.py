@@ -98,12 +98,13 @@ def test_an_experiment_on_the_week_has_its_rows_and_its_truth(config: Path, stor
                                                   "training": {"ranks": 1}, "ranker": {}})
     data = open_data(experiment, tmp_path)
     assert data.probability_N is not None
-    assert data.learnable_N is not None
+    assert data.learnable is not None
     assert len(data.test.label_N) == report["rows"]["test"]
     for part, figure in (("all", "ceiling_auc"), ("cold", "cold_ceiling_auc")):
         mask_N = data.slices[part]
         assert auc(data.test.label_N[mask_N], data.probability_N[mask_N]) == pytest.approx(report[figure], abs=1e-4)
-        assert 0.4 < auc(data.test.label_N[mask_N], data.learnable_N[mask_N]) < report[figure]
+        learnable_N = data.learnable.cold_N if part == "cold" else data.learnable.all_N
+        assert 0.4 < auc(data.test.label_N[mask_N], learnable_N[mask_N]) < report[figure]
     users = pq.read_table(Path(load_config(config, [], Config).evaluation.truth) / "users.parquet").to_pandas()
     index_of = dict(zip(*(ds.dataset(list(store.snapshot("users").files)).to_table(columns=["user_id", "user_index"])
                           .to_pydict().values()), strict=True))

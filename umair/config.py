@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -35,6 +35,8 @@ PlainPath = Annotated[str, AfterValidator(_plain)]  # of a folder that Spark rea
 
 class Section(BaseModel):
     """A frozen group of keys that refuses keys it does not know."""
+
+    shorthands: ClassVar[tuple[str, ...]] = ()  # keys that a before-validator turns into others
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True, allow_inf_nan=False,
                               coerce_numbers_to_str=True)  # `spark.sql.shuffle.partitions: 8` needs no quotes
@@ -178,11 +180,14 @@ def _nested(parts: list[str], schema: type[BaseModel] | None, value: Any) -> dic
 
 def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str, prefix: str) -> None:
     known = schema.model_fields
+    allowed = sorted([*known, *(schema.shorthands if issubclass(schema, Section) else ())])
     for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), list(known), n=1)
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else "remove it"
-            raise ConfigError(where, f"unknown key '{prefix}{key}'", f"one of {', '.join(sorted(known))}", hint)
+            raise ConfigError(where, f"unknown key '{prefix}{key}'", f"one of {', '.join(allowed)}", hint)
+        if key not in known:
+            continue
         section, named = _section_of(known[key].annotation), _section_of_values(known[key].annotation)
         if section is not None and isinstance(value, dict):
             _refuse_unknown(value, section, where, f"{prefix}{key}.")

@@ -30,6 +30,7 @@ from umair.evaluation.references import BASELINES, CEILING
 from umair.evaluation.report import EvaluationConfig
 from umair.model import image_encoder, text_encoder
 from umair.model.image_encoder import ImageEncoderConfig
+from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
 from umair.model.text_encoder import TextEncoderConfig
 from umair.storage import Snapshot, Step, Store, digest_path
@@ -74,7 +75,8 @@ class Config(Section):
         """A rival under `training.rivals` is the ranker with the keys that it names changed."""
         match values:
             case {"training": {"rivals": dict(rivals)}} if all(isinstance(rival, dict) for rival in rivals.values()):
-                whole = {name: merge(values.get("ranker") or {}, rival) for name, rival in rivals.items()}
+                ranker = with_preset(values.get("ranker") or {})
+                whole = {name: merge(ranker, with_preset(rival)) for name, rival in rivals.items()}
                 return {**values, "training": {**values["training"], "rivals": whole}}
         return values
 

@@ -1,6 +1,6 @@
 """What a rival sees of a row: fields of one width, side by side.
 
-B rows, I illustrations, F fields, E embedding width.
+B rows, I illustrations, F fields, E embedding width, V fields a vector.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch
 from umair.model.compact import compact_width
 from umair.model.listed import Lists, sum_profiles
+from umair.model.norm import BatchNorm
 from umair.model.profiles import FieldTable
 from umair.model.projection import Projection
 from umair.model.ranker import RankerConfig
@@ -42,15 +43,15 @@ class Fields(nn.Module):
     """Ids and tags as our ranker embeds them, and what else the configuration grants: batch -> fields_BFE, float32.
 
     `counters`: one field of the as-of counters. `inputs: all`: everything that our ranker reads beside them, each brought to
-    a field's width by a linear map: the vectors of the illustration, the means of those that the user bookmarked and passed
-    over, of their artists and tags, the two interest vectors.
+    a field's width by a linear map (a vector to that of `vector_fields` of them): the vectors of the illustration, the means
+    of those that the user bookmarked and passed over, of their artists and tags, the two interest vectors.
     """
 
     def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
         super().__init__()
         self.width = config.embedding_width
         self.user_profile, self.item_profile = config.user_profile(), config.item_profile()
-        self.counters = nn.Sequential(nn.BatchNorm1d(len(COUNTERS)), nn.Linear(len(COUNTERS), self.width)
+        self.counters = nn.Sequential(BatchNorm(len(COUNTERS)), nn.Linear(len(COUNTERS), self.width)
                                       ) if config.counters else None
         self.vectors = Vectors(config, widths) if config.inputs == "all" else None
         sparse = (self.user_profile.width + self.item_profile.width) // self.width
@@ -67,19 +68,18 @@ class Fields(nn.Module):
 
 
 class Vectors(nn.Module):
-    """The dense inputs as fields: batch -> [B, 15, E]. What is not known, and an empty list, is a field of zeros.
+    """The dense inputs as fields: batch -> [B, 11 V + 4, E]. What is not known, and an empty list, is a field of zeros.
 
     Two interests; of each modality the illustration's own vector and the means of those bookmarked and passed over; of these
-    two lists also the mean artist and the mean of the tags, as embeddings.
+    two lists also the mean artist and the mean of the tags, as embeddings. Each vector becomes V fields (`vector_fields`).
     """
-
-    count = 3 * len(VECTOR_MODALITIES) + 2 + 4
 
     def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
         super().__init__()
-        width = config.embedding_width
-        self.artist = nn.Embedding(config.item_fields["artist_id"], width)
-        self.tags = nn.EmbeddingBag(config.tag_buckets, width, mode="mean", padding_idx=0)
+        self.width, width = config.embedding_width, config.embedding_width * config.vector_fields
+        self.count = (3 * len(VECTOR_MODALITIES) + 2) * config.vector_fields + 4
+        self.artist = nn.Embedding(config.item_fields["artist_id"], self.width)
+        self.tags = nn.EmbeddingBag(config.tag_buckets, self.width, mode="mean", padding_idx=0)
         for table in (self.artist, self.tags):
             nn.init.normal_(table.weight, std=config.embedding_std)
         self.own = nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
@@ -91,14 +91,14 @@ class Vectors(nn.Module):
             self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
         bookmarked, passed = self._listed(batch, [Lists(batch.bookmarked_BH), Lists(batch.passed_BH)])
         for place, name in enumerate(VECTOR_MODALITIES):
-            own_BE = self.own[name](batch.vectors_BD[name]) * batch.known(name)[:, None]
-            fields += [own_BE, bookmarked[place], passed[place]]
+            own_BX = self.own[name](batch.vectors_BD[name]) * batch.known(name)[:, None]
+            fields += [own_BX, bookmarked[place], passed[place]]
         for place in range(len(VECTOR_MODALITIES), len(bookmarked)):
             fields += [bookmarked[place], passed[place]]
-        return torch.stack(fields, 1)
+        return torch.cat(fields, 1).view(len(batch), self.count, self.width)
 
     def _listed(self, batch: Batch, several: list[Lists]) -> list[list[Tensor]]:
-        """For each of the lists, [B, E] each: the illustrations' mean vector by modality, their mean artist, mean of tags.
+        """For each of the lists: the illustrations' mean vector by modality [B, V E], mean artist and mean of tags [B, E].
 
         A linear map of a mean is the mean of the mapped, so that only artists and tags learn through the lists.
         """

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from umair.config import PlainPath, Section, fingerprint, load_config, merge
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.job import Config
+from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
 from umair.training.loop import TrainingConfig
 
@@ -35,6 +36,8 @@ def laid_over_the_week(values: Any) -> Any:
     alone = {"ranks": 1, "threads": 1, "device": "cpu", "rivals": {}}
     own = {"ranker": week.ranker.model_dump(), "training": {**week.training.model_dump(), **alone}}
     given = {name: {} if values.get(name) is None else values[name] for name in own}
+    if isinstance(given["ranker"], dict):
+        given["ranker"] = with_preset(given["ranker"])
     return {**values, **{name: merge(own[name], each) if isinstance(each, dict) else each for name, each in given.items()}}
 
 
@@ -66,10 +69,11 @@ class ExperimentConfig(Section):
         if not all(isinstance(changed, dict) for changed in changes):
             raise ValueError("others and ablations: a mapping of names to mappings of what differs")
         for name, changed in given["ablations"].items():
-            if len(changed) != 1:
-                raise ValueError(f"ablation '{name}' changes {len(changed)} keys; one each, so that it shows what that one "
-                                 "earns")
-        whole = {kind: {name: merge(given["ranker"], changed) for name, changed in given[kind].items()}
+            count = len(with_preset(changed))
+            if count != 1:
+                raise ValueError(f"ablation '{name}' changes {count} keys; one each, so that it shows what that one earns")
+        ranker = with_preset(given["ranker"])
+        whole = {kind: {name: merge(ranker, with_preset(changed)) for name, changed in given[kind].items()}
                  for kind in ("others", "ablations")}
         return {**values, **whole}
 

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from umair.errors import ContractError
 from umair.evaluation.contributions import FACTOR
 from umair.experiments.config import ExperimentConfig, WeekConfig
-from umair.experiments.learnable import Known, learnable_scores
+from umair.experiments.learnable import Known, Learnable, learnable_scores
 from umair.experiments.numeric_world import Factors, NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.schema import SPLITS, window_table
 from umair.training.inputs import TrainingInputs
 from umair.training.reader import count_rows, read_rows
 
 Array = npt.NDArray[Any]
+COLD = "cold"  # a slice: illustrations without a training row
 NEW_USERS = "new users"  # a slice: users without a training row
 TAIL_QUANTILE = 0.8  # as evaluation.tail_quantile: illustrations with no more training rows than that quantile of them
 
@@ -50,7 +51,7 @@ class Data:
     test: Rows
     slices: dict[str, Array]  # name -> bool mask of the test rows
     probability_N: Array | None = None  # of a bookmark, for each test row
-    learnable_N: Array | None = None  # scores of the test rows by what can be learned
+    learnable: Learnable | None = None  # what can be learned of the test rows
     true_weights_U: dict[str, Array] | None = None  # modality -> each user's weight, by user_index
 
 
@@ -85,7 +86,7 @@ def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
     known = Known(np.concatenate([factors.style_IF, factors.content_IF], 1), factors.popularity_I)
     weights = dict(zip(("style", "semantic"), factors.weight_U3.T, strict=False))
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable_N=_learnable(inputs, data, known))
+                   learnable=_learnable(inputs, data, known))
 
 
 def _data(inputs: TrainingInputs, root: str) -> Data:
@@ -95,12 +96,12 @@ def _data(inputs: TrainingInputs, root: str) -> Data:
     count_N = np.array([rows_of.get(item, 0) for item in test.item_N.tolist()])
     new_user_N = ~np.isin(test.user_N, train.user_N)
     edge = np.quantile(count_I, TAIL_QUANTILE)
-    slices = {"all": np.ones(len(count_N), bool), "cold": count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
+    slices = {"all": np.ones(len(count_N), bool), COLD: count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
               NEW_USERS: new_user_N}
     return Data(inputs, root, test, {name: mask for name, mask in slices.items() if mask.any()})
 
 
-def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Array:
+def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Learnable:
     train, valid = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "valid"))
     return learnable_scores(train, valid, data.test, known)
 
@@ -158,7 +159,7 @@ def _with_truth(data: Data, job: Any) -> Data:
     popularity_I[items["index"]] = items["popularity"]
     weights = {modality: _by_index(users, column) for modality, column in FACTOR.items()}
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable_N=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
+                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
 
 
 def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:

@@ -1,8 +1,8 @@
 """What can be learned: a ridge regression for each user on the world's own factors, from the rows that rankers train on.
 
 A ranker sees vectors, not factors; but it reads counters and the user's history up to the row, where this reference stops
-with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: there the
-reference does without. N rows, U users, F factors.
+with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: among cold
+rows the reference does without. N rows, U users, F factors.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ class Known(NamedTuple):
     popularity_I: Floats
 
 
-def learnable_scores(train: Any, valid: Any, test: Any, known: Known) -> Floats:
-    """Scores of the test rows. Windows have user_N, item_N and label_N."""
+class Learnable(NamedTuple):
+    """Scores of the test rows. The two are of different regressions, and not to be ranked together."""
+
+    all_N: Floats
+    cold_N: Floats  # without popularity, for rows of illustrations that no training row is about
+
+
+def learnable_scores(train: Any, valid: Any, test: Any, known: Known) -> Learnable:
+    """What each regression learns of the test rows. Windows have user_N, item_N and label_N."""
     whole_IF = np.concatenate([known.factor_IF, known.popularity_I[:, None]], 1)
-    cold_N = ~np.isin(test.item_N, train.item_N)
-    return np.where(cold_N, _best(train, valid, test, known.factor_IF), _best(train, valid, test, whole_IF))
+    return Learnable(_best(train, valid, test, whole_IF), _best(train, valid, test, known.factor_IF))
 
 
 def _best(train: Any, valid: Any, test: Any, factor_IF: Floats) -> Floats:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from umair.evaluation.comparison import resample_users
 from umair.experiments.config import DEFAULT
-from umair.experiments.data import NEW_USERS, Data
+from umair.experiments.data import COLD, NEW_USERS, Data
 from umair.experiments.trial import Outcome
 from umair.metrics import GroupedAuc, LogLoss, auc, auc_by_user, way
 
@@ -46,8 +46,9 @@ def _marks(data: Data, name: str, mask_N: Array) -> dict[str, float]:
     label_N, marks = data.test.label_N[mask_N], {}
     if data.probability_N is not None:
         marks["ceiling"] = auc(label_N, data.probability_N[mask_N])
-    if data.learnable_N is not None and name != NEW_USERS:  # of whom a regression on training rows knows nothing
-        marks["learnable"] = auc(label_N, data.learnable_N[mask_N])
+    if data.learnable is not None and name != NEW_USERS:  # of whom a regression on training rows knows nothing
+        score_N = data.learnable.cold_N if name == COLD else data.learnable.all_N
+        marks["learnable"] = auc(label_N, score_N[mask_N])
     return marks
 
 

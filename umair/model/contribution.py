@@ -51,7 +51,7 @@ class ExpertContribution(nn.Module):
         found = [expert(user_BD, modality_BMD, known_BM) for expert in self.experts]
         expert_BKD, weight_BKM = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
         every = torch.ones(expert_BKD.shape[:2], dtype=torch.bool, device=expert_BKD.device)
-        gate_B1K = weights_of(user_BD, expert_BKD, every, scaled=self.scaled, batch_mean=self.batch_mean)[:, None]
+        gate_B1K = weights_of(user_BD, expert_BKD, every, scaled=self.scaled, batch_mean=self.batch_mean)[0][:, None]
         return (gate_B1K @ expert_BKD)[:, 0], (gate_B1K @ weight_BKM)[:, 0]
 
 
@@ -76,8 +76,8 @@ class AttentionExpert(nn.Module):
             weight_BMD = masked_softmax((query_BD[:, None] * key_BMD).transpose(1, 2), known_BM[:, None]).transpose(1, 2)
             dropped_BMD = F.dropout(weight_BMD, self.dropout, self.training)
             return (dropped_BMD * modality_BMD).sum(1), weight_BMD.mean(2)
-        weight_BM = weights_of(query_BD, key_BMD, known_BM, scaled=self.scaled, batch_mean=self.batch_mean)
-        dropped_BM = F.dropout(weight_BM, self.dropout, self.training)
+        weight_BM, dropped_BM = weights_of(query_BD, key_BMD, known_BM, scaled=self.scaled, batch_mean=self.batch_mean,
+                                           dropout=self.dropout if self.training else 0.0)
         return _mix(dropped_BM[:, None], modality_BMD)[:, 0], weight_BM
 
 
@@ -115,12 +115,16 @@ class ItemContribution(nn.Module):
         return _mix(weight_BM[:, None], modality_BMD)[:, 0], weight_BM
 
 
-def weights_of(query_BD: Tensor, value_BXD: Tensor, known_BX: Tensor, *, scaled: bool, batch_mean: bool) -> Tensor:
-    """[B, X]: the softmax of each row's query over its values, or the mean of all rows' queries' over them."""
+def weights_of(query_BD: Tensor, value_BXD: Tensor, known_BX: Tensor, *, scaled: bool, batch_mean: bool,
+               dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """[B, X] and the same after dropout: the softmax of each row's query over its values, or the mean of all rows' queries'
+    over them, each of which has met a dropout of its own, as in the authors' code."""
     if not batch_mean:
-        return masked_softmax(dot_scores(query_BD, value_BXD, scaled), known_BX)
+        weight_BX = masked_softmax(dot_scores(query_BD, value_BXD, scaled), known_BX)
+        return weight_BX, F.dropout(weight_BX, dropout)
     score_BQX = torch.einsum("qd,bxd->bqx", query_BD, value_BXD) / (query_BD.shape[1] ** 0.5 if scaled else 1.0)
-    return masked_softmax(score_BQX, known_BX[:, None]).mean(1)
+    weight_BQX = masked_softmax(score_BQX, known_BX[:, None])
+    return weight_BQX.mean(1), F.dropout(weight_BQX, dropout).mean(1)
 
 
 def dot_scores(query_BD: Tensor, value_BXD: Tensor, scaled: bool) -> Tensor:

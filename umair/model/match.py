@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from umair.model.batch import VECTOR_MODALITIES, Batch
 from umair.model.listed import Lists, sum_profiles
+from umair.model.norm import BatchNorm
 
 FRESH_PLACE = 0.1  # deviation of fresh places of artists and tags: Adam moves a row that far in some fifty steps
 
@@ -82,43 +83,24 @@ class Match(nn.Module):
 class Place(nn.Module):
     """Where illustrations stand in one modality, each direction in deviations; what `project` takes, known_X bool -> [X, P].
 
-    Zero where not known. Batch norm takes its statistics over the known ones, and falls back on its running ones where
-    a batch has fewer than two (no picture at all, say). No shape depends on what is known, so that a GPU is not waited for.
+    Zero where not known. Batch norm takes its moments over the known ones (`BatchNorm.moments`).
     """
 
     def __init__(self, project: nn.Linear | ProfilePlace, out: int) -> None:
         super().__init__()
-        self.project, self.norm = project, nn.BatchNorm1d(out)
+        self.project, self.norm = project, BatchNorm(out)
 
     def forward(self, parts: list[Tensor], known_X: Tensor) -> Tensor:
-        projected_XP = self.project(*parts).float()  # statistics in float32 whatever the products'
+        projected_XP = self.project(*parts).float()  # moments in float32 whatever the products'
         known_X1 = known_X[:, None].to(projected_XP.dtype)
-        mean_P, square_P = self._statistics(projected_XP, known_X1) if self.training else self._settled()
-        scale_P, shift_P = self._affine(mean_P, square_P)
+        moments = self.norm.moments(projected_XP, known_X1) if self.training else self.norm.settled()
+        scale_P, shift_P = self.norm.scale_and_shift(*moments)
         return torch.addcmul(shift_P, projected_XP, scale_P) * known_X1
 
     def of_sum(self, total_BP: Tensor, count_B1: Tensor) -> Tensor:
-        """The sum of places, by the running statistics, from the sum of what was projected."""
-        scale_P, shift_P = self._affine(*self._settled())
+        """The sum of places, by the running moments, from the sum of what was projected."""
+        scale_P, shift_P = self.norm.scale_and_shift(*self.norm.settled())
         return total_BP * scale_P + count_B1 * shift_P
-
-    def _affine(self, mean_P: Tensor, square_P: Tensor) -> tuple[Tensor, Tensor]:
-        scale_P = self.norm.weight * (square_P + self.norm.eps).rsqrt()
-        return scale_P, self.norm.bias - mean_P * scale_P
-
-    def _settled(self) -> tuple[Tensor, Tensor]:
-        return self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
-
-    def _statistics(self, value_XP: Tensor, known_X1: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over the known ones, which move the running ones as those of batch norm do."""
-        (settled_P, spread_P), count = self._settled(), known_X1.sum()
-        mean_P = (value_XP * known_X1).sum(0) / count.clamp(min=1)
-        square_P = ((value_XP - mean_P).square() * known_X1).sum(0) / count.clamp(min=1)
-        with torch.no_grad():
-            pace = (self.norm.momentum or 0.0) * (count > 1)
-            settled_P += pace * (mean_P - settled_P)
-            spread_P += pace * (square_P * count / (count - 1).clamp(min=1) - spread_P)
-        return torch.where(count > 1, mean_P, settled_P), torch.where(count > 1, square_P, spread_P)
 
 
 class ProfilePlace(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+from umair.model.norm import BatchNorm
 
 USER_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("user_")]
 ITEM_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("illust_")]
@@ -89,7 +90,7 @@ class Counters(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(len(COUNTERS))
+        self.norm = BatchNorm(len(COUNTERS))
         self.linear = nn.Linear(len(COUNTERS), 1, bias=False)
 
     def forward(self, counters_BC: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +102,6 @@ def tower(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     """Dense, batch norm, ReLU and dropout for each hidden width: [B, width] -> [B, hidden[-1]]."""
     layers: list[nn.Module] = []
     for out in hidden:
-        layers += [nn.Linear(width, out), nn.BatchNorm1d(out), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, out), BatchNorm(out), nn.ReLU(), nn.Dropout(dropout)]
         width = out
     return nn.Sequential(*layers)

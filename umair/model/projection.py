@@ -45,6 +45,11 @@ class Projection(nn.Linear):
         return F.linear(vectors_UD, weight_OD, self.bias - weight_OD @ self.mean_D)
 
     def _check(self, vectors_XD: Tensor) -> None:
-        if vectors_XD.shape[-1] != self.in_features:
-            raise ContractError(f"{self.modality} vectors", f"{vectors_XD.shape[-1]} numbers", f"{self.in_features}",
-                                "embed with the encoder that the ranker was made for, or train the ranker again")
+        require_width(self.modality, vectors_XD.shape[-1], self.in_features)
+
+
+def require_width(modality: str, found: int, expected: int) -> None:
+    """Raises ContractError for vectors of another width than a ranker was made for."""
+    if found != expected:
+        raise ContractError(f"{modality} vectors", f"{found} numbers", f"{expected}",
+                            "embed with the encoder that the ranker was made for, or train the ranker again")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +36,8 @@ from umair.model.contribution import (
 from umair.model.cross_network import CrossNetMix
 from umair.model.match import Match, ProfilePlace
 from umair.model.new_ids import NewIds
+from umair.model.norm import BatchNorm
+from umair.model.presets import with_preset
 from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, Counters, LinearPart, Profile, tower
 from umair.model.projection import Projection
 
@@ -74,10 +76,15 @@ Hidden = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class RankerConfig(Section):
-    """What a ranker is made of. Defaults are the paper's; sizes of towers and tables are the authors' code's."""
+    """What a ranker is made of: a preset (`umair.model.presets`) and what differs from it. Without a preset, keys are the
+    paper's but for the penalties; sizes of towers and tables are those of the authors' code. Raises, when read, ConfigError
+    for keys that would say nothing."""
+
+    shorthands: ClassVar[tuple[str, ...]] = ("preset",)
 
     form: Literal["umair", "dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"] = "umair"
     inputs: Literal["ids", "authors", "all"] = "ids"  # of a rival: ids and tags, as the authors embed them, or all we read
+    vector_fields: int = Field(1, gt=0)  # of a rival that reads all: how many fields each vector becomes
     user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field
     item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
     tag_buckets: Buckets = TAG_BUCKETS
@@ -97,7 +104,7 @@ class RankerConfig(Section):
     experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
     projected_experts: bool = False  # maps of its own for each attention expert; else they differ in training only
     score: Literal["dot", "hadamard"] = "dot"  # one weight a modality, or one for each of its numbers
-    scaled_scores: bool = False  # contribution scores divided by the root of their width
+    scaled_scores: bool = False  # dot products of the contribution divided by the root of their width
     batch_mean: bool = False  # the authors' computation: every row's weights averaged over all users of the batch
     senet_sum: bool = False  # SENet experts sum the weighed modalities (eq. 6); false: average them, as the authors do
     attention_dropout: float = Field(0.5, ge=0, lt=1)
@@ -109,11 +116,29 @@ class RankerConfig(Section):
     residual: bool = False  # batch norm and ReLU of the crosses plus what they cross
     machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
-    penalties: bool = False  # the squared weights that the authors add to the loss
+    penalties: bool = False  # the squared weights that the authors add to the loss, of the form umair alone
     match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
     match_width: int = Field(64, gt=1)
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
+    match_weights: bool = True  # each user weighs the matches' sums for itself; false: they are added as they are
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_its_preset(cls, values: Any) -> Any:
+        return with_preset(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _every_key_says_something(self) -> RankerConfig:
+        attends, gated = self.contribution in ("attention", "mixed"), self.contribution not in ("item", "none")
+        silent = {"batch_mean with score hadamard": self.batch_mean and self.score == "hadamard",
+                  f"batch_mean with contribution {self.contribution}": self.batch_mean and not gated,
+                  f"projected_experts with contribution {self.contribution}": self.projected_experts and not attends,
+                  f"score hadamard with contribution {self.contribution}": self.score == "hadamard" and not attends}
+        found = [what for what, so in silent.items() if so]
+        if found:
+            raise ValueError(f"{found[0]}, which would change nothing; leave the first out")
+        return self
 
     @property
     def matched(self) -> tuple[str, ...]:
@@ -217,10 +242,10 @@ class UmairRanker(Ranker):
         self.counters = Counters() if config.counters else None
         head = mixed + shared + config.counters * len(COUNTERS)
         self.cross = cross_network(config, head)
-        self.cross_norm = nn.BatchNorm1d(head) if config.residual else None
+        self.cross_norm = BatchNorm(head) if config.residual else None
         self.axes.update({name: Axes(widths[name]) for name in self.matched if name != "profile"})
         self.match = _match(config, widths)
-        self.weigh = nn.Linear(facts, len(self.matched)) if self.match else None
+        self.weigh = nn.Linear(facts, len(self.matched)) if self.match and config.match_weights else None
         matches = len(self.matched) * (config.match_width + 2)
         self.deep = nn.Sequential(*tower(head + matches, config.deep, config.deep_dropout),
                                   nn.Linear(config.deep[-1], 1, bias=False))
@@ -236,10 +261,10 @@ class UmairRanker(Ranker):
             head.append(counters_BC)
             logits.append(counted_B)
         head_BX, match_BM = self._crossed(torch.cat(head, 1)), None
-        if self.match is not None and self.weigh is not None:
+        if self.match is not None:
             matches = self.match(batch)
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
-            match_BM = F.softplus(self.weigh(facts_BX)) * matches.sum_BM
+            match_BM = matches.sum_BM if self.weigh is None else F.softplus(self.weigh(facts_BX)) * matches.sum_BM
             logits.append(match_BM.sum(1))
         if self.linear is not None:
             logits.append(self.linear(batch))

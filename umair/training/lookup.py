@@ -18,6 +18,7 @@ from umair.config import fingerprint
 from umair.errors import ContractError
 from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch, Catalogue
 from umair.model.compact import axes_key
+from umair.model.projection import require_width
 from umair.model.ranker import Ranker
 from umair.schema import ABSENT
 from umair.training.buckets import artist_buckets, item_buckets, tag_buckets, user_buckets
@@ -34,12 +35,15 @@ class Lookup:
     """Makes batches as one ranker reads them. Rankers with the same `key` read the same.
 
     The catalogue that all batches share lies on `device`; so do the whole vectors of semantics, style and text if they are
-    to be `resident` (2 bytes a number), and otherwise in the pack's memory-mapped files.
+    to be `resident` (2 bytes a number), and otherwise in the pack's memory-mapped files. Raises ContractError for a pack
+    whose vectors are of another width than the ranker's axes.
     """
 
     def __init__(self, features: Features, ranker: Ranker, device: torch.device | str = "cpu", *, resident: bool = False
                  ) -> None:
         self.features, self.config, self.axes, self.device = features, ranker.config, ranker.axes, torch.device(device)
+        for name, axes in ranker.axes.items():
+            require_width(name, features.widths[name], len(axes.get_buffer("mean_D")))
         buckets = [self.config.user_fields, self.config.item_fields, self.config.tag_buckets]
         self.key = fingerprint([buckets, axes_key(ranker.axes)])
         place = self.device if resident else torch.device("cpu")

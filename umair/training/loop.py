@@ -53,6 +53,7 @@ class TrainingConfig(Section):
     clip_norm: float | None = Field(None, gt=0)  # largest L2 norm of all gradients together; null: any
     accumulate: int = Field(1, gt=0)  # parts that a rank's batch is computed in, one after the other, to spare memory
     table_decay: float = Field(0.0, ge=0)  # tables shrink by this times the learning rate at every step, as AdamW's weights
+    share_moments: bool = False  # batch norm over the rows of all ranks: the weights of one rank, and waiting in every layer
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
     compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler; slower on a CPU (gpu_ranker.py)
     sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read, which
@@ -71,6 +72,8 @@ class TrainingConfig(Section):
     def _consistent(self) -> TrainingConfig:
         if self.batch < 2 * self.ranks:
             raise ValueError(f"a batch of {self.batch} rows over {self.ranks} ranks; each rank needs 2 for batch norm")
+        if self.compiled and self.share_moments:
+            raise ValueError("compiled and share_moments: a compiled step cannot wait for other ranks; leave out one")
         for name in self.rivals:
             if name == MAIN or not name.isidentifier():
                 raise ValueError(f"rival {name!r}: names are letters, digits and _, and not {MAIN!r}")

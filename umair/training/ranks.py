@@ -72,6 +72,10 @@ class Ranks:
         Every rank must have gradients of the same weights. `name` as for `distribute`.
         """
 
+    def add(self, sums: Tensor) -> Tensor:
+        """The sum over the ranks; gradients go back to all of them."""
+        return sums
+
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean over the ranks, key by key, in float64. Every rank gives the same keys."""
         return dict(values)
@@ -131,6 +135,10 @@ class HorovodRanks(Ranks):
         for weight, waiting in sent:
             index_X, value_XE = map(_horovod().synchronize, waiting)
             weight.grad = torch.sparse_coo_tensor(index_X[None], value_XE / self.count, weight.shape, check_invariants=False)
+
+    def add(self, sums: Tensor) -> Tensor:
+        added: Tensor = _horovod().allreduce(sums, op=_horovod().Sum)
+        return added
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         keys = sorted(values)

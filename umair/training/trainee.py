@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from umair.errors import ContractError
 from umair.model.batch import Batch
+from umair.model.norm import BatchNorm
 from umair.model.ranker import Ranker, RankerConfig, Scores
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
@@ -49,6 +50,8 @@ class Trainee:
             ranker.set_vector_scale(modality, mean_D, scale_D)
             ranker.set_axes(modality, mean_D, torch.from_numpy(np.array(features.axes(modality))))
         ranker.to(ranks.device)
+        if settings.share_moments:
+            share_moments(ranker, ranks)
         if settings.sparse_from is not None:
             make_tables_sparse(ranker, settings.sparse_from)
         return cls(name, config, ranker, RowAdam(ranker, settings.learning_rate, settings.table_decay), ranks, settings)
@@ -126,3 +129,10 @@ class Trainee:
         for tensor in filter(torch.is_floating_point, self.ranker.state_dict().values()):
             sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
+
+
+def share_moments(ranker: Ranker, ranks: Ranks) -> None:
+    """Batch norm takes its moments over the rows of all ranks; of a single one, as before."""
+    for part in ranker.modules():
+        if isinstance(part, BatchNorm) and ranks.count > 1:
+            part.add = ranks.add

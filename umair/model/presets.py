@@ -1,0 +1,27 @@
+"""Named rankers: what they set; any key beside `preset` changes that. Sizes of tables are in none: they are the data's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_PAPER: dict[str, Any] = {  # section 3, with the training of the authors' code
+    "match": False, "counters": False, "id_dropout": 0.0, "standardise": False, "scaled_scores": False,
+    "projected_experts": False, "tower_dropout": 0.5, "attention_dropout": 0.5, "deep": [64, 32, 16], "deep_dropout": 0.5,
+    "penalties": True}
+_CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of counters, a row for new ids, experts that differ
+    **_PAPER, "counters": True, "id_dropout": 0.3, "standardise": True, "scaled_scores": True, "projected_experts": True,
+    "tower_dropout": 0.1, "attention_dropout": 0.1, "deep": [128, 64, 32], "deep_dropout": 0.1, "penalties": False}
+_UMAIR: dict[str, Any] = {**_CORRECTED, "projected_experts": False, "match": True}  # our default: history too
+PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR}  # the same keys each: one replaces another
+
+
+def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A ranker's keys with those of the preset that `preset` names under them. Raises ValueError for a name that is none."""
+    given = dict(values)
+    name = given.pop("preset", None)
+    if name is None:
+        return given
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}; known: {', '.join(PRESETS)}")
+    return {**PRESETS[name], **given}
