@@ -14,7 +14,7 @@ from umair.errors import ConfigError
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
-from umair.experiments.page import experiment_text
+from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import _GroupedReplicates
 from umair.experiments.trial import CODE, Outcome
@@ -70,6 +70,8 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"others": {"same": {}}}, "'same' is the same ranker as 'umair'"),
     ({"ablations": {"x": 5}}, "a mapping of names to mappings of what differs"),
     ({"ablations": ["x"]}, "a mapping of names to mappings of what differs"),
+    ({"published": {"umair": {"auc": 0.8}, "strange": {"auc": 0.7}}}, "published: strange; expected rankers of this experiment"),
+    ({"published": {"ids": {"auc": 0.7}}}, "published: no umair"),
     ({"others": {"x": "dcn"}}, "a mapping of names to mappings of what differs"),
 ])
 def test_what_makes_no_sense_is_refused(tmp_path, changes, text):
@@ -211,6 +213,22 @@ def test_the_page_has_every_rankers_figures(ran):
         assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
     assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
     assert SMALL["claim"] in text
+
+
+def test_a_published_claim_holds_fails_or_cannot_be_told():
+    def interval(low: float, high: float) -> dict:
+        return {"estimate": (low + high) / 2, "low": low, "high": high}
+
+    measured = {"worse": interval(0.01, 0.03), "better": interval(-0.03, -0.01), "open": interval(-0.01, 0.02)}
+    published = {"umair": {"auc": 0.80, "note": ""}, **{f"{name} {said}": {"auc": auc, "note": "so"} for name in measured
+                                                        for said, auc in (("below", 0.75), ("above", 0.82))}}
+    lines = _published(published, {f"{name} {said}": {"default_minus": measured[name]}
+                                   for name in measured for said in ("below", "above")})
+    told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[4] for line in lines if line.endswith("| so |")}
+    assert told == {"worse below": "holds", "worse above": "fails", "better below": "fails", "better above": "holds",
+                    "open below": "cannot tell", "open above": "cannot tell"}
+    assert any(line.startswith("| worse below | 0.7500 | +0.0500 | +0.0200 (+0.0100 to +0.0300) |") for line in lines)
+    assert _published({}, measured) == []
 
 
 def test_the_gauc_of_a_replicate_counts_each_user_as_often_as_it_was_drawn():

@@ -41,6 +41,13 @@ def laid_over_the_week(values: Any) -> Any:
     return {**values, **{name: merge(own[name], each) if isinstance(each, dict) else each for name, each in given.items()}}
 
 
+class PublishedConfig(Section):
+    """What a paper reports of a ranker, and what there is to say of it."""
+
+    auc: float = Field(gt=0, lt=1)
+    note: str = ""
+
+
 class ExperimentConfig(Section):
     """Rows, seeds, the ranker, others (any difference) and ablations (one key each).
 
@@ -56,6 +63,7 @@ class ExperimentConfig(Section):
     ranker: RankerConfig
     others: dict[str, RankerConfig] = Field({})
     ablations: dict[str, RankerConfig] = Field({})
+    published: dict[str, PublishedConfig] = Field({})  # by ranker, the default among them
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +103,14 @@ class ExperimentConfig(Section):
             before = first.setdefault(fingerprint(ranker), name)
             if before != name:
                 raise ValueError(f"'{name}' is the same ranker as '{before}'")
+        return self
+
+    @model_validator(mode="after")
+    def _published_of_its_rankers(self) -> ExperimentConfig:
+        strangers = sorted(set(self.published) - set(self.rankers))
+        if strangers or (self.published and DEFAULT not in self.published):
+            raise ValueError(f"published: {', '.join(strangers) or f'no {DEFAULT}'}; expected rankers of this experiment, "
+                             f"{DEFAULT} among them")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ ABOUT = """
 Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
 default less the ranker's on the same rows, with a 95 % interval over resampled users (and over seeds, as far as so few can
 say; one seed says nothing of other seeds). *Way* is (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and
-to what can be learned: a ridge regression for each user on the world's own factors, from the training rows (of cold
-illustrations without their popularity, of which training rows say nothing). That reference stops learning where the training
+to what can be learned: a ridge regression for each user on the world's own factors, from the training rows (for the cold
+rows one without popularity, of which training rows say nothing). That reference stops learning where the training
 window ends; rankers read counters and the user's history up to the row, so they can pass it. Cold: no training row is about
 the illustration.
 """
@@ -48,6 +49,7 @@ def experiment_text(name: str, summary: Line) -> str:
              "minutes of one core.", ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
+    parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
     return "\n".join([*parts, *_facts(summary["rankers"])])
 
 
@@ -66,6 +68,30 @@ def _slice(name: str, found: Line) -> list[str]:
         lines.append(_row([named, _interval(line["auc"], ".4f"), gaps[0], f"{line['gauc']:.4f}", gaps[1],
                            f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
     return [*lines, ""]
+
+
+def _published(published: dict[str, Line], measured: dict[str, Line]) -> list[str]:
+    """What a paper says that each change costs, beside what it cost here; nothing where no figures are given."""
+    if not published:
+        return []
+    heads = ["ranker", "published AUC", "published default minus", "measured default minus", "the paper's claim", "why"]
+    lines = ["### What was published, and what was measured", "",
+             "Holds: the measured interval lies on the published side of zero; fails: on the other; else these rows",
+             "cannot tell.",
+             "", _row(heads), _row(["---"] * len(heads))]
+    for name, each in sorted(published.items(), key=lambda pair: -pair[1]["auc"]):
+        if name == DEFAULT:
+            lines.append(_row([f"**{name}**", f"{each['auc']:.4f}", "", "", "", each["note"]]))
+            continue
+        gap, found = published[DEFAULT]["auc"] - each["auc"], measured[name]["default_minus"]
+        lines.append(_row([name, f"{each['auc']:.4f}", f"{gap:+.4f}", _interval(found, "+.4f"), _claim(gap, found),
+                           each["note"]]))
+    return [*lines, ""]
+
+
+def _claim(gap: float, found: Line) -> str:
+    low, high = sorted((math.copysign(1, gap) * found["low"], math.copysign(1, gap) * found["high"]))
+    return "holds" if low > 0 else "fails" if high < 0 else "cannot tell"
 
 
 def _facts(rankers: dict[str, Line]) -> list[str]:

@@ -53,7 +53,8 @@ def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     with alone(folder):
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
-        summary = {"claim": config.claim, "seeds": list(config.seeds), **summarise(data, outcomes)}
+        published = {name: each.model_dump() for name, each in config.published.items()}
+        summary = {"claim": config.claim, "seeds": list(config.seeds), "published": published, **summarise(data, outcomes)}
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
