@@ -55,7 +55,7 @@ class TrainingConfig(Section):
     table_decay: float = Field(0.0, ge=0)  # tables shrink by this times the learning rate at every step, as AdamW's weights
     share_moments: bool = False  # batch norm over the rows of all ranks: the weights of one rank, and waiting in every layer
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
-    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler; slower on a CPU (gpu_ranker.py)
+    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler
     sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read, which
     #                                           is another optimiser than Adam: rare ids learn more slowly (RowAdam)
     ranks: int = Field(2, gt=0)  # Horovod processes
