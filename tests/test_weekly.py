@@ -22,6 +22,8 @@ from umair.metrics import auc
 from umair.storage import Store
 from umair.world.draw import draw_world
 
+pytestmark = pytest.mark.timeout(1800)  # seconds; the first test waits for a dozen weekly runs
+
 KEYS = {"illustrations": ["illust_id"], "users": ["user_id"], "tags": ["tag"],
         "events": ["user_index", "illust_index", "kind", "at"], "image_vectors": ["illust_id", "encoder"],
         "text_vectors": ["text", "encoder"], "window_train": ["user_index", "illust_index"],
