@@ -10,7 +10,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed bench-train evidence-encoders experiments params docs clean
+.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed bench-train evidence-encoders experiments drawn params docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,7 +60,12 @@ bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and he
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, on the same rows (25 minutes on 2 cores)
+drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on a larger drawn world's week (2 hours on 2 cores)
+	@$(RUN) umair world --config conf/drawn.yaml
+	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
+	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md
+
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, on the same rows (an hour on 2 cores)
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md
 
 params: $(VENV)/.ready ## weights of the paper's rankers, rivals and ablations beside the paper's counts, as JSON
