@@ -90,8 +90,8 @@ def test_two_ranks_have_the_gradients_of_one_that_takes_two_parts(spark, setting
     assert (first["sent"] < whole) if settings else (first["sent"] == whole)
 
 
-def learn_together(ranks: Ranks) -> dict:
-    """Five steps on rows that the ranks share, with one batch norm; -> the weights that the first step pulled at, and logits."""
+def learn_together(ranks: Ranks) -> list[float]:
+    """Five steps on rows that the ranks share, with one batch norm; -> the weights that the first step pulled at."""
     of = trainee(ranks, momentum=0.1)
     share_moments(of.ranker, ranks)
     pulled = torch.zeros(0)
@@ -100,16 +100,15 @@ def learn_together(ranks: Ranks) -> dict:
         of.step(batch.rows(slice(ranks.index * 6, ranks.index * 6 + 6)) if ranks.count > 1 else batch, seed=0)
         if step == 0:  # what batch norm leaves without effect has gradients of rounding errors, of which Adam makes full steps
             pulled = torch.cat([weight.grad.flatten() for weight in of.ranker.parameters()]).abs() > 1e-4
-    return {"weights": weights(of)[pulled].tolist(), "logits": of.score(random_batch(rows=30, seed=9)).tolist()}
+    return weights(of)[pulled].tolist()
 
 
 def test_two_ranks_with_shared_moments_have_the_weights_of_one_rank_with_all_rows(spark) -> None:
     first, second = run_ranks(spark, learn_together, {}, 2)
     assert first == second
     alone = learn_together(Ranks())
-    assert len(alone["weights"]) > 1_000
-    for name in ("weights", "logits"):
-        assert first[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-3)  # weights moved by 0.05
+    assert len(alone) > 1_000
+    assert first == pytest.approx(alone, rel=1e-3, abs=1e-3)  # each has moved by some 0.05
 
 
 # ---------------------------------------------------------------- the optimiser
