@@ -60,12 +60,12 @@ bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and he
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
 
-drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on a larger drawn world's week (2 hours on 2 cores)
+drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on a larger drawn world's week (26 trainings)
 	@$(RUN) umair world --config conf/drawn.yaml
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, on the same rows (an hour on 2 cores)
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md: rankers compared on a numeric world, on the same rows (28 trainings)
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md
 
 params: $(VENV)/.ready ## weights of the paper's rankers, rivals and ablations beside the paper's counts, as JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_PAPER: dict[str, Any] = {  # section 3, with the training of the authors' code
+_PAPER: dict[str, Any] = {  # section 3, with the dropouts and penalties of the authors' code
     "match": False, "counters": False, "id_dropout": 0.0, "standardise": False, "scaled_scores": False,
     "projected_experts": False, "tower_dropout": 0.5, "attention_dropout": 0.5, "deep": [64, 32, 16], "deep_dropout": 0.5,
     "penalties": True}
