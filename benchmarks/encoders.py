@@ -49,12 +49,17 @@ FORMS: dict[str, dict[str, Any]] = {  # name -> what differs from the configurat
 }
 
 
-TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the configuration; all but the first with one seed
+TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the configuration
     "tags and artists": (),
     "tags alone (the paper's)": ("pretext.artists=0",),
     "tags and artists through gram_sketch, log": ("image_encoder.style=gram_sketch", "image_encoder.style_log=true"),
     "tags and artists through moments": ("image_encoder.style=moments", "image_encoder.style_log=false"),
 }
+THROUGH_ITSELF = {  # form -> the weights whose artists were told apart through it; the head takes logarithms in any case
+    "gram_max, log": "tags and artists", "gram_max (the paper's)": "tags and artists",
+    "gram_sketch": "tags and artists through gram_sketch, log", "gram_sketch, log": "tags and artists through gram_sketch, log",
+    "moments": "tags and artists through moments"}
+DEFAULT = next(iter(THROUGH_ITSELF))  # of conf/local.yaml and conf/cluster.yaml
 
 
 def main() -> None:
@@ -71,7 +76,7 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
     grid = _Grid(given.styles, given.contents, load_config(ROOT / CONFIG, [], Config))
     lines, precisions = [], {}
     for weights, changes in TRAINED.items():
-        for seed in given.seeds if not changes else given.seeds[:1]:
+        for seed in given.seeds:
             facts, trained = _train(seed, changes)
             precisions.setdefault(weights, []).append(facts["mean_average_precision"])
             lines += grid.measure(seed, weights, trained)
@@ -146,6 +151,22 @@ def _in_short(summary: dict[str, float]) -> str:
                      for weights, (style, style_content, content_style, content) in rows.items())
 
 
+def _forms(lines: list[dict[str, Any]]) -> str:
+    """One row for each form of the style vector, trained through itself, and its difference to the default seed by seed."""
+    def by_seed(form: str, measure: str) -> np.ndarray:
+        found = {line["seed"]: line[measure]["mean"] for line in lines if line["vector"] == "style" and (
+            line["weights"], line["form"], line["scaling"]) == (THROUGH_ITSELF[form], form, STANDARDISED)}
+        return np.array([found[seed] for seed in sorted(found)])
+
+    rows = []
+    for form in THROUGH_ITSELF:
+        style_S, content_S = (by_seed(form, measure) for measure in ("finds_style", "finds_content"))
+        less_S = style_S - by_seed(DEFAULT, "finds_style")
+        minus = "the default" if form == DEFAULT else ", ".join(f"{less:+.3f}" for less in less_S)
+        rows.append(f"| {form} | {spread(style_S.tolist())} | {spread(content_S.tolist())} | {minus} |")
+    return "\n".join(rows)
+
+
 def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
@@ -167,6 +188,12 @@ through that of conf/local.yaml, gram_max with its logarithm. Tags alone are wha
 | weights | style vector finds style | and content | semantic vector finds content | and style |
 |---|---|---|---|---|
 {_in_short(_summary(lines))}
+
+## Forms of the style vector of one width, each trained through itself and standardised
+
+| form | finds style | finds content | style less the default's, seed by seed |
+|---|---|---|---|
+{_forms(lines)}
 """]
     for weights in dict.fromkeys(line["weights"] for line in lines):
         found = result["mean_average_precision"].get(weights)
