@@ -14,7 +14,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -29,7 +28,8 @@ from transformers import ResNetConfig, ResNetModel
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from umair.model.painting_style import style_vector  # noqa: E402  the checkout's, which need not be installed
+from umair.evidence import provenance  # noqa: E402  the checkout's, which need not be installed
+from umair.model.painting_style import style_vector  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/gpu_encoders.json"
 RESNET_101 = {"depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048], "embedding_size": 64, "layer_type": "bottleneck"}
@@ -76,9 +76,10 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(given.device)
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/gpu_encoders.py", *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "cores": os.cpu_count(),
+        **provenance(shlex.join(["python", "benchmarks/gpu_encoders.py", *sys.argv[1:]])),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "torch": torch.__version__, "batch": given.batch, "cases": []}
+    given.out.parent.mkdir(exist_ok=True)
     for size in given.sizes:
         rates: dict[Case, float] = {}
         for case in (case for case in CASES if not (given.eager and case.compiled)):
@@ -87,8 +88,7 @@ def main() -> None:
                     "over_bare": round(rates[case] / rates[BARE], 3)}
             print(json.dumps(line), file=sys.stderr, flush=True)
             result["cases"].append(line)
-    given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": {
         size: max(line["pictures_per_second"] for line in result["cases"] if line["size"] == size) for size in given.sizes}}))
 

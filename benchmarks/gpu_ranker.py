@@ -5,17 +5,16 @@
 Needs torch, pydantic and PyYAML alone, so that it runs on any GPU machine from a checkout. The tables have the paper's sizes,
 vectors are those of conf/cluster.yaml's encoders, histories 200 long, of illustrations from a catalogue whose compact vectors
 lie on the device, as in training; batches are drawn and lie there too, so that neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it; `compiled`
-by torch.compile; `graph` the eager step captured as one CUDA graph (the forms of a GPU alone).
+by torch.compile; `graph` the eager step captured as one CUDA graph (on a GPU alone). The file is written after each case.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch, Catalogue  # noqa: E402  the checkout's own
+from umair.evidence import provenance  # noqa: E402  the checkout's own
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch, Catalogue  # noqa: E402
 from umair.model.compact import compact_width  # noqa: E402
 from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
 
@@ -40,21 +40,19 @@ def main() -> None:
     device = torch.device(given.device)
     config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
     catalogue = _catalogue(config, given.illustrations, device)
-    forms = ("eager", *(("graph",) if device.type == "cuda" else ()), *(() if given.eager else ("compiled",)))
+    forms = ("eager", *(() if given.eager else ("compiled",)), *(("graph",) if device.type == "cuda" else ()))
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/gpu_ranker.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"), "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "cores": os.cpu_count(), "torch": torch.__version__, "cases": []}
-    for batch in given.batches:
-        for form in forms:
-            for precision in ("float32", "bfloat16"):
-                found = _rate(form, precision, _batch(config, batch, catalogue, device), config, given.seconds)
-                line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(found),
-                        "seconds_for_24.2M_rows": round(EPOCH / found, 1)}
-                print(json.dumps(line), file=sys.stderr, flush=True)
-                result["cases"].append(line)
+        **provenance(shlex.join(["python", "benchmarks/gpu_ranker.py", *sys.argv[1:]])),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__,
+        "illustrations": given.illustrations, "cases": []}
     given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for form, batch, precision in itertools.product(forms, given.batches, ("float32", "bfloat16")):
+        found = _rate(form, precision, _batch(config, batch, catalogue, device), config, given.seconds)
+        line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(found),
+                "seconds_for_24.2M_rows": round(EPOCH / found, 1)}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+        result["cases"].append(line)
+        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     fastest = max(result["cases"], key=lambda line: line["rows_per_second"])
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": fastest}))
 

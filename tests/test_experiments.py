@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from test_architecture import imports_of
 
 from umair.config import load_config
-from umair.errors import ConfigError
+from umair.errors import ClusterError, ConfigError
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
@@ -101,6 +102,19 @@ def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
     assert config.ranker == week.ranker.model_copy(update={"match_width": 32})
     assert config.others["paper"] == config.ranker.model_copy(update={"match": ()})
     assert (config.training.epochs, config.training.batch, config.training.ranks) == (2, week.training.batch, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_trials_on_a_gpu_want_one(tmp_path):
+    with pytest.raises(ClusterError, match=r"training.device=cuda: found 0 visible GPUs.*or set training.device=cpu"):
+        run_experiments([written(tmp_path)], tmp_path / "out", 1, ["training.device=cuda"])
+
+
+def test_overrides_hold_for_every_file_and_a_wrong_one_is_refused(tmp_path):
+    found = run_experiments([written(tmp_path, others={}, ablations={})], tmp_path / "out", 1, ["seeds=[3]", "training.batch=512"])
+    assert found["small"]["seeds"] == [3]
+    with pytest.raises(ConfigError, match=r"'training.bach'.*batch"):
+        run_experiments([written(tmp_path)], tmp_path / "out", 1, ["training.bach=512"])
 
 
 # ---------------------------------------------------------------- trials

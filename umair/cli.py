@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     tidy.add_argument("--delete", action="store_true", help="delete them; without it they are only counted")
     tidy.add_argument("overrides", nargs="*", metavar="section.key=value")
     experiments = commands.add_parser("experiments", help="rankers compared on the same rows, with several seeds")
-    experiments.add_argument("files", type=Path, nargs="+", help="for example conf/experiments/numeric.yaml")
+    experiments.add_argument("files", nargs="+", metavar="FILE or section.key=value", help="for example "
+                             "conf/experiments/numeric.yaml training.device=cuda; a change holds for every file")
     experiments.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder; default: runs/experiments")
     experiments.add_argument("--page", type=Path, help="evidence page, with its JSON beside it; default: page.md in --out")
     experiments.add_argument("--processes", type=_count, default=None, help="trials at once; default: all cores")
@@ -59,18 +60,22 @@ def _count(text: str) -> int:
 
 
 def _experiments(given: argparse.Namespace) -> int:
+    from umair.errors import ConfigError
     from umair.experiments.page import headline, page_text, write_page
     from umair.experiments.run import run_experiments
     from umair.job import start_logging
 
     start_logging()
-    found = run_experiments(given.files, given.out, given.processes)
-    files = " ".join(map(str, given.files))
+    files = [Path(word) for word in given.files if "=" not in word]
+    if not files:
+        raise ConfigError("umair experiments", "no file", "one or more, as conf/experiments/numeric.yaml", "name one")
+    found = run_experiments(files, given.out, given.processes, [word for word in given.files if "=" in word])
+    words = " ".join(given.files)
     if given.page:
-        write_page(found, given.page, f"umair experiments {files} --page {given.page}")
+        write_page(found, given.page, f"umair experiments {words} --page {given.page}")
     else:
         page = given.out / "page.md"
-        page.write_text(page_text(found, f"Written by `umair experiments {files}`."), encoding="utf-8")
+        page.write_text(page_text(found, f"Written by `umair experiments {words}`."), encoding="utf-8")
         print(json.dumps({"summary": str(given.out / "summary.json"), "page": str(page), **headline(found)}))
     return 0
 

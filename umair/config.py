@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -54,7 +54,7 @@ class Section(BaseModel):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def load_config(path: str | Path, overrides: list[str], schema: type[AnySection]) -> AnySection:
+def load_config(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> AnySection:
     """Reads `path`, the files its `base:` names, and `section.key=value` overrides, later over earlier.
 
     Raises ConfigError: missing file, bad YAML, duplicate key, unknown key (with the nearest known one), wrong type.

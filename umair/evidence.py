@@ -53,12 +53,13 @@ def spread(values: list[float]) -> str:
 
 
 def present_commit() -> str:
-    """The commit of the working tree, with + when something is changed."""
+    """The commit of the working tree, with + when something is changed; of a copy without git, what UMAIR_COMMIT says."""
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=ROOT).stdout
 
     changed = git("status", "--porcelain", "--untracked-files=no").strip()
-    return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    commit = git("rev-parse", "--short", "HEAD").strip()
+    return commit + ("+" if changed else "") if commit else os.environ.get("UMAIR_COMMIT", "unknown")
 
 
 def code_digest(*parts: str) -> str:

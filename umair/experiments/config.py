@@ -96,8 +96,8 @@ class ExperimentConfig(Section):
             raise ValueError("training.rivals: an experiment names its rankers under `others`")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)}: each once, or one would count twice")
-        if (self.training.ranks, self.training.device) != (1, "cpu"):
-            raise ValueError("training.ranks and device: trials run as one process each, on the CPU: 1 and cpu")
+        if self.training.ranks != 1:
+            raise ValueError("training.ranks: trials run as one process each, on the CPU or sharing the node's GPUs: 1")
         first: dict[str, str] = {}
         for name, ranker in self.rankers.items():
             before = first.setdefault(fingerprint(ranker), name)

@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,23 +32,25 @@ log = logging.getLogger("umair")
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def run_experiments(files: list[Path], root: Path, processes: int | None = None) -> dict[str, Any]:
-    """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, and returns it."""
+def run_experiments(files: list[Path], root: Path, processes: int | None = None, overrides: Sequence[str] = ()
+                    ) -> dict[str, Any]:
+    """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, and returns it.
+    `overrides`, section.key=value, change every one of them."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         raise ConfigError("umair experiments", f"two files named {max(names, key=names.count)}.yaml", "a name for each: it "
                           "names the folder of the results", "rename one")
     for file in files:
-        load_config(file, [], ExperimentConfig)  # a mistake in the last file is said before the first one trains
+        load_config(file, overrides, ExperimentConfig)  # a mistake in the last file is said before the first one trains
     count = processes or os.cpu_count() or 1
-    found = {file.stem: run_experiment(file, root.absolute() / file.stem, count) for file in files}
+    found = {file.stem: run_experiment(file, root.absolute() / file.stem, count, overrides) for file in files}
     write_atomically(root / "summary.json", json.dumps(found, indent=1))
     return found
 
 
-def run_experiment(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+def run_experiment(file: Path, folder: Path, processes: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Runs one experiment; `folder`/summary.json gets what `summarise` finds, with the claim. One at a time in a folder."""
-    config = load_config(file, [], ExperimentConfig)
+    config = load_config(file, overrides, ExperimentConfig)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         data = open_data(config, folder)

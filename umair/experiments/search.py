@@ -99,8 +99,8 @@ class SearchConfig(Section):
             section, name = key.split(".", 1)
             values = merge(values, {section: {name: value}})
         training = _section(TrainingConfig, "training", values["training"])
-        if (training.ranks, training.device, bool(training.rivals)) != (1, "cpu", False):
-            raise ValueError("training: each trial is one process with one ranker on the CPU: ranks 1, no rivals")
+        if (training.ranks, bool(training.rivals)) != (1, False):
+            raise ValueError("training: each trial is one process with one ranker: ranks 1, no rivals")
         return _section(RankerConfig, "ranker", values["ranker"]), training
 
     @property

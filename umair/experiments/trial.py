@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from umair.config import fingerprint
+from umair.devices import choose_gpu
 from umair.evidence import code_digest
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_folder
@@ -46,6 +47,13 @@ class Trial:
     def key(self) -> str:
         inputs = self.inputs
         return fingerprint([self.ranker, self.training, inputs.source.key, inputs.rows_by_file, code_digest(*CODE)])
+
+    @property
+    def device(self) -> str:
+        """cpu, or one of this node's GPUs, the same for a trial that goes on. Raises ClusterError where torch sees none."""
+        if self.training.device == "cpu":
+            return "cpu"
+        return choose_gpu("training.device", (), int(self.key, 16) % max(1, torch.cuda.device_count()))
 
 
 @dataclass(frozen=True)
@@ -84,22 +92,24 @@ def train_trial(trial: Trial, folder: Path) -> Path:
     trained = folder / trial.key
     torch.set_num_threads(trial.training.threads)
     if not (trained / "facts.json").is_file():
-        train_rankers(_Silent(), ranker=trial.ranker, config=trial.training, inputs=trial.inputs, root=trial.root,
-                      folder=str(trained))
+        train_rankers(_Silent(device=trial.device), ranker=trial.ranker, config=trial.training, inputs=trial.inputs,
+                      root=trial.root, folder=str(trained))
     return trained
 
 
 def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
-    ranker = load_ranker(trained / MAIN)
+    device = trial.device
+    ranker = load_ranker(trained / MAIN).to(device)
     features = Features.open(trial.training.feature_folder(Path(trial.root)) / trial.inputs.source.key)
     rows_by_file = dict(sorted(trial.inputs.rows_by_file["test"].items()))
     rows = sum(rows_by_file.values())
     sizes = [SCORING_BATCH] * (rows // SCORING_BATCH) + [rows % SCORING_BATCH] * (rows % SCORING_BATCH > 0)
     with torch.inference_mode():
-        said = [ranker(batch[MAIN]) for batch in Feed(features, {MAIN: ranker}, "cpu").batches(rows_by_file, sizes)]
+        feed = Feed(features, {MAIN: ranker}, device, resident=trial.training.resident)
+        said = [ranker(batch[MAIN]) for batch in feed.batches(rows_by_file, sizes)]
     parts = {"logit": [each.logit_B for each in said], "contribution": [each.contribution_BM for each in said],
              "match": [each.match_BM for each in said]}
-    np.savez(folder / "scores.npz", **{name: torch.cat(known).numpy() for name, each in parts.items()
+    np.savez(folder / "scores.npz", **{name: torch.cat(known).cpu().numpy() for name, each in parts.items()
                                        if (known := [part for part in each if part is not None])})
     facts = read_facts(trained)
     return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "valid")},
