@@ -32,6 +32,7 @@ from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/gpu_ranker.json"
 WIDTHS = {"semantic": 2_048, "style": 256, "text": 512}
+FORMS = ("eager", "compiled", "graph")
 HISTORY, EPOCH = 200, 24_200_000  # the paper's rows of a training set
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     device = torch.device(given.device)
     config = RankerConfig.model_validate(yaml.safe_load((ROOT / "conf/cluster.yaml").read_text(encoding="utf-8"))["ranker"])
     catalogue = _catalogue(config, given.illustrations, device)
-    forms = ("eager", *(() if given.eager else ("compiled",)), *(("graph",) if device.type == "cuda" else ()))
+    forms = [form for form in given.forms if form != "graph" or device.type == "cuda"]
     result: dict[str, Any] = {
         **provenance(shlex.join(["python", "benchmarks/gpu_ranker.py", *sys.argv[1:]])),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__,
@@ -133,7 +134,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1_024, 8_192, 65_536])
     parser.add_argument("--illustrations", type=int, default=1_000_000, help="in the catalogue")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
-    parser.add_argument("--eager", action="store_true", help="without the compiled cases, which take minutes on a CPU")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="graph is left out on a CPU, where compiled takes minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
