@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umair.neighbours import NearestIllustrations
+from umair.neighbours import NearestIllustrations, approximate_recall
 
 
 def scale(vectors: Any) -> tuple[Any, Any]:
@@ -45,6 +45,14 @@ def test_no_illustration_is_its_own_neighbour_not_even_among_equals() -> None:
     equal = NearestIllustrations(np.ones((40, 3)), *as_they_are(3), np.arange(40)).nearest(np.arange(40), 4)[0]
     assert equal.shape == (40, 4)
     assert all(query not in row for query, row in enumerate(equal.tolist()))
+
+
+def test_what_an_inverted_file_finds_among_vectors_of_ones_own() -> None:
+    rng = np.random.default_rng(0)
+    clustered = rng.normal(size=(40, 16)).repeat(100, 0) + 0.1 * rng.normal(size=(4_000, 16))
+    scattered = rng.normal(size=(40_000, 64))  # 625 lists of which 32 are looked into, and no cluster to find
+    assert approximate_recall(clustered, 10, queries=200) > 0.99
+    assert 32 / 625 < approximate_recall(scattered, 10, queries=200) < 0.9
 
 
 def test_one_large_number_does_not_decide() -> None:

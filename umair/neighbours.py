@@ -81,3 +81,11 @@ class NearestIllustrations:
         standard_XD = np.divide(centred_XD, self._scale_D, out=np.zeros_like(centred_XD), where=self._scale_D > 0)
         length_X1 = np.linalg.norm(standard_XD, axis=1, keepdims=True)
         return np.divide(standard_XD, length_X1, out=np.zeros_like(standard_XD), where=length_X1 > 0)
+
+
+def approximate_recall(vector_ND: Vectors, count: int, queries: int = 1_000) -> float:
+    """What share of the exact nearest an inverted file finds among these vectors, few as they may be: the mean over
+    `queries` of them, drawn at random."""
+    everything = np.arange(len(vector_ND))
+    index = NearestIllustrations(vector_ND, vector_ND.mean(0), vector_ND.std(0), everything, exact_most=0)
+    return index.recall(np.random.default_rng(0).permutation(everything)[:queries], count)

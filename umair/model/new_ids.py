@@ -51,7 +51,7 @@ class NewIds(nn.Module):
 
     def _meet(self, fields: dict[str, Tensor]) -> None:
         for kind, column in self.columns:
-            self._met(kind, column)[fields[kind][:, column]] = 1
+            self._met(kind, column).index_fill_(0, fields[kind][:, column], 1)  # an index would copy the 1 from the CPU
 
     def _met(self, kind: str, column: int) -> Tensor:
         met_N: Tensor = self.get_buffer(_name(kind, column))
