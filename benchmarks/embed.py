@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import torch
+from speed_page import write_speed_page
 
 from umair.config import load_config
 from umair.embedding import images, texts
@@ -95,6 +96,7 @@ def main() -> None:
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_speed_page()
     print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), "spark_over_bare": {
         kind: {name: case["spark_over_bare"] for name, case in result[kind].items()} for kind in ("images", "texts")}}))
 

@@ -28,6 +28,8 @@ from transformers import ResNetConfig, ResNetModel
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from speed_page import write_speed_page  # noqa: E402
+
 from umair.evidence import provenance  # noqa: E402  the checkout's, which need not be installed
 from umair.model.painting_style import style_vector  # noqa: E402
 
@@ -44,12 +46,13 @@ class Case:
     channels_last: bool = True
     compiled: bool = False
     style: bool = True
-    decoding: bool = False  # from JPEG in threads, one batch ahead
+    decoding: bool = False  # from JPEG in threads
+    ahead: bool = True  # the next batch is decoded while the encoder works on this one
 
 
 BARE = Case(style=False)
 CASES = (BARE, Case(), Case(precision="float32"), Case(precision="float32", channels_last=False), Case(channels_last=False),
-         Case(compiled=True, style=False), Case(compiled=True), Case(decoding=True), Case(compiled=True, decoding=True))
+         Case(compiled=True, style=False), Case(compiled=True), Case(decoding=True), Case(decoding=True, ahead=False), Case(compiled=True, decoding=True))
 
 
 class Encoder(nn.Module):
@@ -89,6 +92,8 @@ def main() -> None:
             print(json.dumps(line), file=sys.stderr, flush=True)
             result["cases"].append(line)
             given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if given.out == RESULTS:
+        write_speed_page()
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": {
         size: max(line["pictures_per_second"] for line in result["cases"] if line["size"] == size) for size in given.sizes}}))
 
@@ -99,9 +104,10 @@ def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.devic
     if case.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
     run = torch.compile(encoder) if case.compiled else encoder
+    torch.set_float32_matmul_precision("high" if case.precision == "bfloat16" else "highest")  # as umair.embedding.precision
     with ThreadPoolExecutor(os.cpu_count()) as threads, torch.inference_mode(), \
             torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        batches = _decoded(size, batch, threads) if case.decoding else _in_memory(size, batch, device, case.channels_last)
+        batches = _decoded(size, batch, threads, ahead=case.ahead) if case.decoding else _in_memory(size, batch, device, case.channels_last)
 
         def step() -> None:
             run(next(batches).to(device, non_blocking=True))
@@ -117,8 +123,8 @@ def _in_memory(size: int, batch: int, device: torch.device, channels_last: bool)
         yield pixels_BCHW
 
 
-def _decoded(size: int, batch: int, threads: ThreadPoolExecutor) -> Iterator[Tensor]:
-    """Batches of JPEGs a quarter larger than `size`, decoded and resized while the encoder works on the batch before."""
+def _decoded(size: int, batch: int, threads: ThreadPoolExecutor, *, ahead: bool) -> Iterator[Tensor]:
+    """Batches of JPEGs a quarter larger than `size`, decoded and resized; `ahead`: while the encoder works on the batch before."""
     stream = io.BytesIO()
     noise = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
     Image.fromarray(noise).resize((size * 5 // 4,) * 2, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
@@ -130,8 +136,12 @@ def _decoded(size: int, batch: int, threads: ThreadPoolExecutor) -> Iterator[Ten
 
     coming = threads.map(decode, range(batch))
     while True:
-        ready, coming = coming, threads.map(decode, range(batch))
-        yield torch.stack(list(ready)).permute(0, 3, 1, 2)
+        ready = list(coming)
+        if ahead:
+            coming = threads.map(decode, range(batch))
+        yield torch.stack(ready).permute(0, 3, 1, 2)
+        if not ahead:
+            coming = threads.map(decode, range(batch))
 
 
 def _arguments() -> argparse.Namespace:

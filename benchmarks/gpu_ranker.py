@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from speed_page import write_speed_page  # noqa: E402
+
 from umair.evidence import provenance  # noqa: E402  the checkout's own
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch, Catalogue  # noqa: E402
 from umair.model.compact import compact_width  # noqa: E402
@@ -54,6 +56,8 @@ def main() -> None:
         print(json.dumps(line), file=sys.stderr, flush=True)
         result["cases"].append(line)
         given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if given.out == RESULTS:
+        write_speed_page()
     fastest = max(result["cases"], key=lambda line: line["rows_per_second"])
     print(json.dumps({"result": str(given.out), "device": result["device"], "fastest": fastest}))
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from catalogue import compare as compare_catalogues
+from speed_page import write_speed_page
 
 from umair.config import load_config
 from umair.evidence import ROOT, provenance
@@ -72,6 +73,7 @@ def main() -> None:
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_speed_page()
     print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), **_headline(result)}))
 
 

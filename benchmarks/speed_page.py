@@ -1,0 +1,102 @@
+"""docs/evidence/speed.md from what lies in benchmarks/results/: python benchmarks/speed_page.py; benchmarks call it themselves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from umair.evidence import ROOT
+
+RESULTS, PAGE = ROOT / "benchmarks/results", ROOT / "docs/evidence/speed.md"
+Result = dict[str, Any]
+
+
+def write_speed_page() -> None:
+    """Writes the page anew from the results that there are."""
+    parts = ["# Speed\n\nWritten from [benchmarks/results](../../benchmarks/results) by the benchmarks. Do not edit. Ratios are within one run, "
+             "medians over its repeats.\n"]
+    for name, text_of in PARTS.items():
+        file = RESULTS / f"{name}.json"
+        if file.is_file():
+            result = json.loads(file.read_text(encoding="utf-8"))
+            parts.append(f"{text_of(result)}\n`{result['command']}` on {result['date']}, {result['machine']}, commit {result['commit']}.\n")
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _embed(result: Result) -> str:
+    images = [(name, case["threads"], case["pictures"], *(_middle(case["pictures_per_second"], way) for way in (
+        "bare loop", "spark", "whole job")), case["spark_over_bare"], case.get("prefetching_gains", ""))
+        for name, case in result["images"].items()]
+    texts = [(name, case["threads"], case["texts"], *(_middle(case["texts_per_second"], way) for way in (
+        "SentenceTransformer.encode", "spark")), case["spark_over_bare"]) for name, case in result["texts"].items()]
+    growth = [(each["pictures"], each["pictures_per_second"], round(each["driver_mib"] / 1024, 2)) for each in result["growth"].values()]
+    once = [(name, each["uses"], each["texts"], each["gain"]) for name, each in result["once_per_text"].items()]
+    return "\n".join([
+        "## Embedding (make bench-embed)\n\nThrough Spark (decoding, encoding, writing) over a bare loop with the same encoder, pictures and "
+        "threads, which writes nothing; a whole job also looks at every file and commits. Prefetching: the rate through Spark with over without.\n",
+        _table(("pictures", "threads", "how many", "bare, per second", "through Spark", "whole job", "Spark over bare", "prefetching"), images), "",
+        _table(("texts", "threads", "how many", "SentenceTransformer.encode, per second", "through Spark", "Spark over encode"), texts),
+        "\nThe whole job as the catalogue grows, and the most memory that the driver (Python and JVM) took:\n",
+        _table(("pictures", "per second", "driver, GiB"), growth),
+        "\nEach text embedded once instead of at each use:\n",
+        _table(("tags", "uses", "texts", "times as fast"), once), ""])
+
+
+def _train(result: Result) -> str:
+    steps = [(name, *(each[way] for way in ("held", "fed", "fed_over_held", "scored"))) for name, each in result["steps"].items()]
+    ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"])
+             for name, each in result["ranks"].items()]
+    catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
+    rivals = [(batch, *(each[way] for way in ("ours", "theirs", "theirs, fused Adam", "ours_over_theirs", "ours_over_theirs_fused")))
+              for batch, each in result.get("dcn_v2", {}).items()]
+    return "\n".join([
+        "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, scoring.\n",
+        _table(("ranker", "held", "fed", "fed over held", "scored"), steps),
+        "\nA catalogue of so many illustrations: a step, scoring, and scoring over bringing every listed illustration of every row to the "
+        "match's width anew:\n", _table(("", "step", "scored", "once over row by row"), catalogue),
+        "\nTwo Horovod ranks of one thread over one (matrix products: what two processes can be to one on this machine at all):\n",
+        _table(("rows a step", "one", "two", "two over one"), ranks),
+        *(["\nDCN-V2 against deepctr-torch's DCNMix, whose compile(\"adam\") is not fused:\n",
+           _table(("batch", "ours", "theirs", "theirs with a fused Adam", "ours over theirs", "over the fused"), rivals)] if rivals else []), ""])
+
+
+def _gpu_encoders(result: Result) -> str:
+    def way(case: Result) -> str:
+        return ", ".join([case["precision"], "channels last" if case["channels_last"] else "usual layout",
+                          *(word for word, there in (("compiled", case["compiled"]), ("with style", case["style"]),
+                                                     ("decoded from JPEG", case["decoding"]), ("not ahead", not case.get("ahead", True))) if there)])
+
+    rows = [(case["size"], way(case), case["pictures_per_second"], case["over_bare"]) for case in result["cases"]]
+    return (f"## ResNet-101 on a GPU (python benchmarks/gpu_encoders.py)\n\n{result['device']}, batches of {result['batch']}, torch {result['torch']}.\n\n"
+            + _table(("pixels", "", "pictures per second", "over bare"), rows) + "\n")
+
+
+def _gpu_ranker(result: Result) -> str:
+    rows = [(case["batch"], case["form"], case["precision"], case["rows_per_second"], case["seconds_for_24.2M_rows"]) for case in result["cases"]]
+    return (f"## A training step of the ranker on a GPU (python benchmarks/gpu_ranker.py)\n\n{result['device']}, torch {result['torch']}, "
+            f"{result['illustrations']:,} illustrations; batches lie on the GPU.\n\n"
+            + _table(("batch", "", "precision", "rows per second", "seconds for 24.2 million rows"), rows) + "\n")
+
+
+PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_ranker": _gpu_ranker}
+
+
+def _middle(rates: dict[str, list[float]], way: str) -> float | str:
+    return statistics.median(rates[way]) if way in rates else ""
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:]))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,}"
+
+
+if __name__ == "__main__":
+    write_speed_page()
