@@ -9,7 +9,14 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from umair.embedding.drift import MODALITIES, measure_drift, require_coverage
-from umair.embedding.images import EmbeddingRun, count_pictures, embedded_pictures, pictures_to_embed, withdrawn_pictures
+from umair.embedding.images import (
+    EmbeddingRun,
+    count_pictures,
+    count_vectors,
+    embedded_pictures,
+    pictures_to_embed,
+    withdrawn_pictures,
+)
 from umair.job import Job, log, main, require_finished
 from umair.picture_files import require_root
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
@@ -28,14 +35,16 @@ def embed_images(job: Job) -> dict[str, Any]:
     latest = job.store.latest_week(IMAGE_VECTORS.name)  # later weeks' pictures are no withdrawn ones
     gone = None if latest is None or vectors is None or rejects is None else withdrawn_pictures(
         illustrations, vectors, rejects, absent=latest <= str(job.week))
-    run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"))
+    counted = count_pictures(illustrations)
+    expected = max(0, counted["with_picture"] - count_vectors(vectors, encoder))  # changed ones are few beside the new
+    run = EmbeddingRun(folder, root, config, job.store.unfinished("embed_images"), expected)
     with contextlib.ExitStack() as work:
         with job.phase("embed"):
             embedded = work.enter_context(embedded_pictures(todo, vectors, rejects, gone, run))
         with job.phase("write"):
             for name, update in embedded.updates.items():
                 job.commit(name, update.frame, append=update.append, encoder=encoder)
-    facts = {**embedded.facts, **count_pictures(illustrations)}
+    facts = {**embedded.facts, **counted}
     tried = facts["rows"]
     log.info("pictures: %d new, %d changed, %d retried, of which %d set aside and %d taken over from a run that was killed; "
              "%d withdrawn, %d known, %d illustrations without", *tried.values(), sum(facts["rejects"].values()),

@@ -20,10 +20,11 @@ def embed_texts(job: Job) -> dict[str, Any]:
     tags, illustrations = job.read(TAGS.name), job.read(ILLUSTRATIONS.name)
     new = texts_to_embed(tags, illustrations, there, encoder, config)
     facts: dict[str, Any] = {"embedded": 0, "resumed": 0, "partitions": []}
-    if there is None or not new.isEmpty():
+    expected = new.count()
+    if there is None or expected:
         with contextlib.ExitStack() as work:
             with job.phase("embed"):
-                made = work.enter_context(embedded_texts(new, folder, config, job.store.unfinished("embed_texts")))
+                made = work.enter_context(embedded_texts(new, folder, config, job.store.unfinished("embed_texts"), expected))
             with job.phase("write"):
                 job.commit(TEXT_VECTORS.name, made.rows, append=True, encoder=encoder)
         facts = made.facts

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from pyspark.sql import functions as F
 
+from umair.embedding.arrow import tables_of
 from umair.embedding.drift import measure_drift, require_coverage
-from umair.embedding.image_worker import EMBEDDED, _cut, embed_batches, even_sizes, judge, open_encoder
+from umair.embedding.image_worker import EMBEDDED, embed_batches, even_sizes, judge, open_encoder
 from umair.embedding.images import (
     EmbeddingRun,
     EmbedImagesConfig,
@@ -382,10 +383,10 @@ def test_an_odd_batch_is_cut_into_sizes_that_come_again() -> None:
 def test_rows_are_cut_into_batches_whatever_sizes_they_come_in() -> None:
     given = [pa.RecordBatch.from_pydict({"row": pa.array(range(start, end), pa.int64())})
              for start, end in ((0, 2), (2, 3), (3, 12), (12, 12), (12, 13))]
-    tables = [table["row"].to_pylist() for table in _cut(given, 4)]
+    tables = [table["row"].to_pylist() for table in tables_of(given, 4)]
     assert tables == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
-    assert [len(table) for table in _cut(given[:3], 4)] == [4, 4, 4]
-    assert list(_cut([], 4)) == list(_cut(given[3:4], 4)) == []
+    assert [len(table) for table in tables_of(given[:3], 4)] == [4, 4, 4]
+    assert list(tables_of([], 4)) == list(tables_of(given[3:4], 4)) == []
 
 
 def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:

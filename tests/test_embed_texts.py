@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyspark.errors import PythonException
 from pyspark.sql import functions as F
+from sentence_transformers import SentenceTransformer
 
 from umair.embedding.drift import require_coverage
 from umair.embedding.texts import (
@@ -113,6 +114,17 @@ def test_called_directly_and_through_spark_it_gives_the_same_rows(spark, folder)
     for row in over_spark.collect():
         np.testing.assert_allclose(row.vector, direct.loc[row.text, "vector"], atol=1e-3)
         assert row.encoder == direct.loc[row.text, "encoder"]
+
+
+def test_texts_are_sorted_together_however_few_spark_hands_out(folder, monkeypatch):
+    """On a cluster Arrow batches have 256 rows; the encoder sorts by length within a call, and fills batches of its own."""
+    asked = []
+    encode = SentenceTransformer.encode
+    monkeypatch.setattr(SentenceTransformer, "encode", lambda model, texts, **how: asked.append(len(texts)) or encode(model, texts, **how))
+    whole = list(embed_batches([words(*WORDS)], str(folder), "e", CONFIG))
+    parts = list(embed_batches([words(word) for word in WORDS], str(folder), "e", CONFIG))
+    assert asked == [len(WORDS)] * 2
+    assert parts[0].column("vector").equals(whole[0].column("vector"))
 
 
 def test_the_model_is_loaded_once_in_a_worker(folder):

@@ -16,7 +16,7 @@ from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError, StorageError
 from umair.experiments.config import ExperimentConfig
 from umair.experiments.search import SearchConfig
-from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, require_finished, run_step
+from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, parse_arguments, require_finished, run_step
 from umair.storage import Store
 from umair.weeks import Week
 
@@ -44,6 +44,31 @@ def test_a_step_runs_once_and_its_outputs_are_kept(tmp_path: Path) -> None:
     run_step(job_of(tmp_path, week="2026-W11"), build_windows)  # another week is another run
     run_step(job_of(tmp_path, "windows.train_days=7"), build_windows)  # so is another configuration
     assert len(calls) == 3
+
+
+def test_rejects_are_retried_in_a_finished_week_under_the_same_key(tmp_path: Path) -> None:
+    calls = []
+
+    def embed_images(job: Job) -> dict[str, Any]:
+        calls.append(job.config.embed_images.retry_rejects)
+        return {"rows": len(calls)}
+
+    run_step(job_of(tmp_path), embed_images)
+    retrying = job_of(tmp_path, "embed_images.retry_rejects=true")
+    assert retrying.finished("embed_images") is None
+    run_step(retrying, embed_images)
+    assert calls == [False, True]
+    for job in (retrying, job_of(tmp_path)):  # once is enough, and later steps find what came of it
+        assert job.finished("embed_images").outputs["rows"] == 2  # type: ignore[union-attr]
+    run_step(retrying, embed_images)
+    assert len(calls) == 2
+
+
+def test_retry_rejects_is_a_flag_of_what_embeds_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["job", "--config", str(ROOT / "conf/local.yaml"), "--week", "2026-W10", "--retry-rejects"])
+    assert parse_arguments("A job")[0].embed_images.retry_rejects is True
+    with pytest.raises(SystemExit):
+        parse_arguments("A job", embeds_images=False)
 
 
 def test_a_step_that_fails_is_not_finished(tmp_path: Path) -> None:

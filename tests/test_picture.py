@@ -98,8 +98,8 @@ def test_a_transparent_palette_colour_lies_over_white() -> None:
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    for form in ("GIF", "PNG"):
-        content = encoded(red, form, save_all=True, append_images=[blue])
+    for form in ("GIF", "PNG", "WEBP"):
+        content = encoded(red, form, save_all=True, append_images=[blue], **({"lossless": True} if form == "WEBP" else {}))
         assert Image.open(io.BytesIO(content)).n_frames == 2
         assert decode_picture(content, 8, LIMITS)[0, 0].tolist() == [255, 0, 0]
 
@@ -107,6 +107,17 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 def test_sixteen_bits_are_scaled_not_cut() -> None:
     values = np.full((8, 8), 60_000, dtype=np.uint16)  # 60,000 / 65,535 * 255 = 233.5 less a little
     assert decode_picture(encoded(Image.fromarray(values), "PNG"), 8, LIMITS)[0, 0].tolist() == [233, 233, 233]
+
+
+def test_sixteen_bits_a_colour_are_scaled_too() -> None:
+    """A PNG by hand, as Pillow writes none: 8 x 8 pixels of (60,000, 30,000, 0)."""
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    line = b"\0" + struct.pack(">3H", 60_000, 30_000, 0) * 8
+    content = b"\x89PNG\r\n\x1a\n" + b"".join([chunk(b"IHDR", struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0)),
+                                                chunk(b"IDAT", zlib.compress(line * 8)), chunk(b"IEND", b"")])
+    np.testing.assert_allclose(decode_picture(content, 8, LIMITS)[0, 0], [233, 116, 0], atol=1)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

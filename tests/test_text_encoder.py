@@ -81,7 +81,7 @@ def test_case_and_width_do_not_matter(encoder):
 
 @pytest.mark.parametrize(("text", "seen"), [
     ("ｃａｔ　№１", "cat No1"), (" a\x00b\x1b\n\tc ", "a b c"), ("\ud800x", "x"), ("\x00\x07", ""), ("", ""),
-    ("x" * 100_000, "x" * MAX_CHARACTERS), ("\ufdfa" * MAX_CHARACTERS, None)])
+    ("x" * 100_000, "x" * MAX_CHARACTERS), ("\u200b" * 5_000 + "cat", "cat"), ("\ufdfa" * MAX_CHARACTERS, None)])
 def test_clean_text(text, seen):
     cleaned = clean_text(text)
     assert len(cleaned) <= MAX_CHARACTERS

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from umair.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def tasks_for(spark: SparkSession, rows: int, rows_a_task: int, tasks_a_slot: int = 1) -> int:
+    """Into how many Spark tasks `rows` are divided: `tasks_a_slot` for each task that can run now, and no more than
+    `rows_a_task` in each, as executors may come that are not there yet, and what a lost task had made is made again."""
+    context = spark.sparkContext
+    slots = max(1, context.defaultParallelism // int(context.getConf().get("spark.task.cpus") or 1))
+    return max(tasks_a_slot * slots, math.ceil(rows / rows_a_task))
+
+
+def require_gpu(spark: SparkSession, setting: str, device: str) -> None:
+    """Raises ClusterError when `setting` asks for a GPU and a Spark task sees none."""
+    if device == "cpu":
+        return
+    if not spark.sparkContext.parallelize([0], 1).map(_visible_gpus).first():
+        raise ClusterError(f"{setting}=cuda", "no GPU in a Spark task", "at least one that torch can use",
+                           "submit with spark.task.resource.gpu.amount and a discovery script "
+                           f"(cluster/embedding.properties), or set {setting}=cpu")
+
+
+def _visible_gpus(_: int) -> int:
+    return torch.cuda.device_count()
 
 
 def device_of_task(setting: str, device: str) -> str:

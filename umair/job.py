@@ -120,6 +120,7 @@ class Job:
     def __init__(self, config: Config, week: Week) -> None:
         self.config, self.week, self.store = config, week, Store(config.root)
         self.phases: dict[str, float] = {}  # seconds by phase of the current step
+        self.again = {"embed_images"} if config.embed_images.retry_rejects else set[str]()  # steps to run though finished
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -185,6 +186,8 @@ class Job:
         return str(self.week) if PLAN[step].weekly else ANY_WEEK
 
     def finished(self, step: str) -> Step | None:
+        if step in self.again:
+            return None
         return self.store.finished(step, self.ledger_week(step), self.key(step))
 
     def encoder_before(self, step: str, encoder: str) -> str | None:
@@ -216,6 +219,7 @@ def run_step(job: Job, step: StepFunction) -> Step:
     record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
                   {**outputs, "phases": {phase: round(seconds, 3) for phase, seconds in job.phases.items()}}, time.time())
     job.store.record(record)
+    job.again.discard(name)
     log.info("%s %s: done in %.1f s", name, job.week, record.seconds)
     return record
 
@@ -239,14 +243,19 @@ def start_spark(settings: dict[str, str]) -> SparkSession:
     return session
 
 
-def parse_arguments(description: str) -> tuple[Config, Week]:
-    """`--config FILE --week 2026-W10 [section.key=value ...]`, the same for every job."""
+def parse_arguments(description: str, *, embeds_images: bool = True) -> tuple[Config, Week]:
+    """`--config FILE --week 2026-W10 [section.key=value ...]`, the same for every job; `--retry-rejects` where it embeds
+    pictures."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, help="YAML file, for example conf/local.yaml")
     parser.add_argument("--week", required=True, help="ISO week whose end bounds what may be known, for example 2026-W10")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
+    if embeds_images:
+        parser.add_argument("--retry-rejects", action="store_true", help="try pictures again that were set aside, also in a "
+                            "finished week; the same as embed_images.retry_rejects=true")
     given = parser.parse_intermixed_args()
-    return load_config(given.config, given.overrides, Config), Week.parse(given.week)
+    retry = ["embed_images.retry_rejects=true"] if embeds_images and given.retry_rejects else []
+    return load_config(given.config, [*given.overrides, *retry], Config), Week.parse(given.week)
 
 
 def main(step: StepFunction) -> NoReturn:
@@ -255,7 +264,8 @@ def main(step: StepFunction) -> NoReturn:
 
 
 def _single(step: StepFunction) -> int:
-    job = Job(*parse_arguments((step.__doc__ or step.__name__).splitlines()[0]))
+    description = (step.__doc__ or step.__name__).splitlines()[0]
+    job = Job(*parse_arguments(description, embeds_images=step.__name__ == "embed_images"))
     return int(run_step(job, step).outputs.get("exit_code", ACCEPTED))
 
 

@@ -43,6 +43,20 @@ def record_batch(columns: dict[str, Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
+def tables_of(batches: Batches, rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows`, the last one shorter; Spark's batches may be shorter or longer."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= rows:
+            whole = pa.Table.from_batches(waiting)
+            for start in range(0, len(whole) - rows + 1, rows):
+                yield whole.slice(start, rows)
+            waiting = whole.slice(len(whole) - len(whole) % rows).to_batches()
+    if sum(map(len, waiting)):
+        yield pa.Table.from_batches(waiting)
+
+
 @functools.cache
 def _keep_what_is_loaded() -> None:
     """Once in a Python worker, when libraries and encoder are loaded: the collection of garbage that PySpark asks for after

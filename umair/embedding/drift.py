@@ -20,7 +20,7 @@ MODALITIES = ("semantic", "style")
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 NEIGHBOURS = 10
 COVERED = {"illust_id": ("image_vectors", "illustrations", "look at image_rejects, mend the pictures, and run embed_images "
-                         "again with embed_images.retry_rejects=true"),
+                         "again with --retry-rejects"),
            "text": ("text_vectors", "texts", "run embed_texts again, with the include_titles of before")}
 Vectors = npt.NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from pyspark import TaskContext
 
 from umair.devices import device_of_task
-from umair.embedding.arrow import Batches, record_batch, vector_column
+from umair.embedding.arrow import Batches, record_batch, tables_of, vector_column
 from umair.embedding.precision import Precision, PrecisionConfig, in_precision
 from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
 from umair.picture import RGB, PictureError, PictureLimits, decode_picture
@@ -40,11 +40,12 @@ class EmbedImagesConfig(PrecisionConfig):
     prefetch: bool | None = None  # decode the next batch while the encoder works on this one; None: with cuda alone, since
     #                               on a CPU both would want the same cores (benchmarks/results/embed.json)
     compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU
-    partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot
+    partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot, more for many pictures
     device: Literal["cpu", "cuda"] = "cpu"
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
     reject_allowance: int = Field(10, ge=0)  # so many stop it only where most fail: one bad one is no disaster
-    retry_rejects: bool = False  # try again what was set aside before, though it has not changed
+    retry_rejects: bool = Field(False, exclude=True)  # try again what was set aside before, though it has not changed; no
+    #                               part of the step's key, and a finished week runs this step again (--retry-rejects)
     changed_by: Literal["size_and_time", "content"] = "size_and_time"  # how a file is known to have changed; content reads
     #                               every file every week. What was embedded under the other setting counts as changed
     limits: PictureLimits = PictureLimits()
@@ -93,7 +94,7 @@ def embed_batches(batches: Batches, *, folder: str, fingerprint: str, image_root
                            for image, content in zip(*(batch[name].to_pylist() for name in ("image", "image_content")),
                                                      strict=True)]
 
-        started, now = map(start, _cut(batches, config.batch)), time.perf_counter()
+        started, now = map(start, tables_of(batches, config.batch)), time.perf_counter()
         ahead = config.device == "cuda" if config.prefetch is None else config.prefetch
         for batch, coming in one_ahead(started) if ahead else started:
             columns = encode_batch(batch, [future.result() for future in coming], encoder(), config)
@@ -115,6 +116,7 @@ def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,
                  *, compiled: bool = False) -> ImageEncoder:
     """The encoder in `folder`, loaded once in this Python worker; another `fingerprint` is another encoder."""
     torch.set_num_threads(torch_threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32: such vectors stand beside those that a CPU made
     encoder = load_image_encoder(folder).to(device)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
@@ -176,7 +178,7 @@ def encode(encoder: ImageEncoder, pictures_BHWC: RGB, precision: Precision = "fl
     """semantic_BS and style_BY, rounded to fp16 and held as float32; beyond fp16's range they are infinite."""
     device = encoder.pixel_mean.device
     with torch.inference_mode(), in_precision(precision, device.type):
-        vectors = encoder(to_pixels(pictures_BHWC).to(device))
+        vectors = encoder(to_pixels(pictures_BHWC, device))
     semantic_BS, style_BY = (vector.half().float().cpu().numpy() for vector in vectors)
     return semantic_BS, style_BY
 
@@ -189,17 +191,3 @@ def judge(semantic_S: Vectors, style_Y: Vectors) -> Outcome:
         if not vector.any():
             return Outcome(None, None, "vector_all_zero", name)
     return Outcome(semantic_S, style_Y, None, None)
-
-
-def _cut(batches: Batches, rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows`, the last one shorter; Spark's batches may be shorter or longer."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= rows:
-            whole = pa.Table.from_batches(waiting)
-            for start in range(0, len(whole) - rows + 1, rows):
-                yield whole.slice(start, rows)
-            waiting = whole.slice(len(whole) - len(whole) % rows).to_batches()
-    if sum(map(len, waiting)):
-        yield pa.Table.from_batches(waiting)

@@ -18,12 +18,13 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from umair.devices import require_gpu, tasks_for
 from umair.embedding.arrow import in_worker
 from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
 from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
 from umair.embedding.unfinished import UnfinishedWork
-from umair.errors import ClusterError, ContractError
+from umair.errors import ContractError
 from umair.picture_files import NOT_THERE, picture_hash, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
@@ -35,6 +36,7 @@ ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SAME_PICTURE = ["illust_id", "illust_index", "state"]
 ARROW_BYTES = 2**31  # of one column in one batch, at most
 TASKS_A_SLOT = 4  # evens out partitions of large and small pictures
+ROWS_A_TASK = 5_000  # pictures: minutes on a GPU, and at most that is made again when a task is lost
 
 
 class Update(NamedTuple):
@@ -51,6 +53,7 @@ class EmbeddingRun(NamedTuple):
     image_root: str
     config: EmbedImagesConfig
     unfinished: Path  # `Store.unfinished`; all nodes see it
+    expected: int = 0  # about how many pictures there are to embed; 0: few
 
 
 class EmbeddedPictures(NamedTuple):
@@ -58,6 +61,11 @@ class EmbeddedPictures(NamedTuple):
 
     updates: dict[str, Update]
     facts: dict[str, Any]
+
+
+def count_vectors(vectors: DataFrame | None, encoder: str) -> int:
+    """How many illustrations have vectors by this encoder."""
+    return 0 if vectors is None else current_vectors(vectors, encoder).count()
 
 
 def count_pictures(illustrations: DataFrame) -> dict[str, int]:
@@ -115,9 +123,10 @@ def with_state(pictures: DataFrame, image_root: str, config: EmbedImagesConfig) 
     return pictures.select("illust_id", "illust_index", "image", "image_content", state.alias("state"))
 
 
-def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config: EmbedImagesConfig) -> DataFrame:
-    """The columns of `image_worker.EMBEDDED` for each row of `pictures_to_embed`; not run yet."""
-    partitions = config.partitions or TASKS_A_SLOT * todo.sparkSession.sparkContext.defaultParallelism
+def embed_pictures(todo: DataFrame, folder: Path | str, image_root: str, config: EmbedImagesConfig, expected: int = 0
+                   ) -> DataFrame:
+    """The columns of `image_worker.EMBEDDED` for each row of `pictures_to_embed`, some `expected` of them; not run yet."""
+    partitions = config.partitions or tasks_for(todo.sparkSession, expected, ROWS_A_TASK, TASKS_A_SLOT)
     encoder = config.named(read_facts(Path(folder)))["fingerprint"]
     work = functools.partial(embed_batches, folder=str(folder), fingerprint=encoder, image_root=image_root, config=config)
     bounded = todo.withColumn("image_content", F.expr(f"substring(image_content, 1, {config.limits.max_bytes + 1})"))
@@ -134,7 +143,7 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
     """
     encoder = run.config.named(read_facts(Path(run.folder)))["fingerprint"]
-    require_device(todo.sparkSession, run.config.device)
+    require_gpu(todo.sparkSession, "embed_images.device", run.config.device)
     unfinished = UnfinishedWork(run.unfinished / encoder, EMBEDDED)
     left = unfinished.left(todo.sparkSession)
     usable = None if left is None else _usable(left, todo).persist(StorageLevel.DISK_ONLY)
@@ -168,24 +177,13 @@ def _usable(left: DataFrame, todo: DataFrame) -> DataFrame:
 
 def _embed(todo: DataFrame, run: EmbeddingRun, unfinished: UnfinishedWork) -> DataFrame:
     with _arrow_rows(todo.sparkSession, rows_of_a_batch(run.config)):
-        return unfinished.add(embed_pictures(todo, run.folder, run.image_root, run.config))
+        return unfinished.add(embed_pictures(todo, run.folder, run.image_root, run.config, run.expected))
 
 
 def rows_of_a_batch(config: EmbedImagesConfig) -> int:
     """As many as the encoder takes together, but no more than fit into one column when all are as large as is let in."""
     largest = config.limits.max_bytes + 1  # bytes; no picture is handed out with more
     return max(1, min(config.batch, ARROW_BYTES // largest))
-
-
-def require_device(spark: SparkSession, device: str) -> None:
-    """Raises ClusterError when the configuration asks for a GPU and a Spark task sees none."""
-    if device == "cpu":
-        return
-    visible = spark.sparkContext.parallelize([0], 1).map(_visible_gpus).first()
-    if not visible:
-        raise ClusterError("embed_images.device=cuda", "no GPU in a Spark task", "at least one that torch can use",
-                           "submit with spark.task.resource.gpu.amount=1 and a discovery script, or set "
-                           "embed_images.device=cpu")
 
 
 # ---------------------------------------------------------------- what is known of a picture
@@ -288,12 +286,6 @@ def _unrevised(embedded: DataFrame, vectors: DataFrame, encoder: str) -> DataFra
     revised = embedded.filter("reason <> 'new'").select(F.col("illust_id").alias("revised"))
     again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
     return vectors.join(revised, again, how="left_anti")
-
-
-def _visible_gpus(_: int) -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager

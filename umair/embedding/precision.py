@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -25,19 +23,6 @@ class PrecisionConfig(Section):
         return {**facts, "fingerprint": f"{facts['fingerprint']}{suffix}"}
 
 
-@contextlib.contextmanager
-def in_precision(precision: Precision, device_type: str) -> Iterator[None]:
-    """A context in which products are made in `precision`; of float32, one that changes nothing.
-
-    On a GPU, Gram matrices of half-precision maps, which are float32 throughout, take its TF32 units: those round factors
-    to 10 bits, which is all that these maps have, and sum in float32. Without them they cost a fifth of an encoder's
-    pictures a second (docs/decisions/015).
-    """
-    before, half = torch.get_float32_matmul_precision(), precision != "float32"
-    if half and device_type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    try:
-        with torch.autocast(device_type, getattr(torch, precision), enabled=half):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def in_precision(precision: Precision, device_type: str) -> torch.autocast:
+    """A context in which products are made in `precision`; of float32, one that changes nothing."""
+    return torch.autocast(device_type, getattr(torch, precision), enabled=precision != "float32")

@@ -23,8 +23,8 @@ from pydantic import Field
 from pyspark import TaskContext
 from pyspark.sql import functions as F
 
-from umair.devices import device_of_task
-from umair.embedding.arrow import Batches, in_worker, record_batch, vector_column
+from umair.devices import device_of_task, require_gpu, tasks_for
+from umair.embedding.arrow import Batches, in_worker, record_batch, tables_of, vector_column
 from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
 from umair.embedding.precision import PrecisionConfig, in_precision
 from umair.embedding.unfinished import UnfinishedWork
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 EMBEDDED = f"{TEXT_VECTORS.columns}, partition int, encode_seconds double, task_seconds double"  # seconds: this row's share
+ROWS_A_TASK = 50_000  # texts
+SORTED_TOGETHER = 10_000  # texts that the encoder sorts by length before it makes its batches; Spark may give fewer at once
 PHASES = ("encode", "task")  # task: from start to end
 VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # at least one character that can be seen, among them what is
 #                                          newer than Java's tables, which call it unassigned: emoji, say
@@ -47,7 +49,7 @@ class EmbedTextsConfig(PrecisionConfig):
 
     include_titles: bool = False  # the paper's text vector is the mean of the tags' alone
     batch: int = Field(256, gt=0)  # texts encoded together
-    partitions: int = Field(0, ge=0)  # Spark tasks; 0 = as many as run at once
+    partitions: int = Field(0, ge=0)  # Spark tasks; 0 = as many as run at once, more for many texts
     threads: int = Field(1, ge=1)  # of torch, in each task
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: each task takes its GPU from Spark
 
@@ -79,32 +81,35 @@ class EmbeddedTexts(NamedTuple):
     facts: dict[str, Any]
 
 
-def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig) -> DataFrame:
+def embed_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig, expected: int = 0) -> DataFrame:
     """text -> the columns of EMBEDDED, by the encoder in `folder`, which all nodes see.
 
-    Raises StorageError when the folder is not whole; the tasks raise ClusterError without the GPU that was asked for and
-    ContractError for a vector that is zero or not finite.
+    `expected`: about how many there are. Raises StorageError when the folder is not whole; the tasks raise ClusterError
+    without the GPU that was asked for and ContractError for a vector that is zero or not finite.
     """
     encoder = config.named(read_facts(Path(folder)))["fingerprint"]
-    partitions = config.partitions or texts.sparkSession.sparkContext.defaultParallelism
+    partitions = config.partitions or tasks_for(texts.sparkSession, expected, ROWS_A_TASK)
     work = partial(embed_batches, folder=str(folder), encoder=encoder, config=config)
     return texts.repartition(partitions).mapInArrow(in_worker(work), EMBEDDED)
 
 
 @contextlib.contextmanager
-def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig, unfinished: Path
+def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfig, unfinished: Path, expected: int = 0
                    ) -> Iterator[EmbeddedTexts]:
     """Embeds `texts_to_embed`; what comes out lies below `unfinished` (`Store.unfinished`) until the `with` block has ended
-    well, and a run that is killed and run again takes over what was finished (decision 010). Raises what `embed_texts` does.
+    well, and a run that is killed and run again takes over what was finished (decision 010). Raises what `embed_texts`
+    does, and ClusterError for device cuda where a Spark task sees no GPU.
     """
+    require_gpu(texts.sparkSession, "embed_texts.device", config.device)
     work = UnfinishedWork(unfinished / config.named(read_facts(Path(folder)))["fingerprint"], EMBEDDED)
     left = work.left(texts.sparkSession)
     if left is None:
-        made = work.add(embed_texts(texts, folder, config))
+        made = work.add(embed_texts(texts, folder, config, expected))
     else:
         usable = left.join(texts, on="text", how="left_semi").dropDuplicates(["text"])
         rest = texts.join(usable.select("text"), on="text", how="left_anti")
-        made = work.add(embed_texts(rest, folder, config)).unionByName(usable.withColumn("partition", F.lit(EARLIER)))
+        taken = usable.withColumn("partition", F.lit(EARLIER))
+        made = work.add(embed_texts(rest, folder, config, expected)).unionByName(taken)
     yield EmbeddedTexts(made.select(*TEXT_VECTORS.column_names), _count(made))
     work.forget()
 
@@ -123,14 +128,14 @@ def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedText
     now, task = time.perf_counter(), TaskContext.get()
     device = device_of_task("embed_texts.device", config.device)
     model = worker_encoder(folder, device, config.threads)
-    for batch in batches:
-        texts, started = batch.column("text").to_pylist(), time.perf_counter()
+    for batch in tables_of(batches, SORTED_TOGETHER):
+        texts, started = batch["text"].to_pylist(), time.perf_counter()
         cleaned = [clean_text(text) for text in texts]
         with in_precision(config.precision, torch.device(device).type):
             vector_ND = model.encode(cleaned, batch_size=config.batch, convert_to_numpy=True, show_progress_bar=False)
         rounded_ND = _rounded(vector_ND, texts, folder)
         before, now = now, time.perf_counter()
-        yield record_batch({"text": batch.column("text"), "vector": vector_column(rounded_ND),
+        yield record_batch({"text": batch["text"].combine_chunks(), "vector": vector_column(rounded_ND),
                             "encoder": pa.array([encoder] * len(texts), pa.string()),
                             "partition": np.full(len(texts), task.partitionId() if task else 0, np.int32),
                             "encode_seconds": np.full(len(texts), (now - started) / max(1, len(texts))),

@@ -5,6 +5,7 @@ B pictures, C channels, H x W positions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from umair.model.image_encoder import ImageEncoderConfig
 
 
+Keep = Callable[[int, Tensor], Tensor]  # number of a shallow map, the map -> what is kept of it
+
+
 class FeatureMaps(NamedTuple):
     """What one pass through a network leaves, each map [B, C, H, W]."""
 
-    style: list[Tensor]  # shallow maps
+    style: list[Tensor]  # what was kept of the shallow maps
     semantic: Tensor  # the map whose mean is the semantic vector
     last: Tensor  # the deepest map, on which the pretext predicts tags; `semantic` itself where that is the last
 
@@ -42,8 +46,8 @@ class ResidualMaps(nn.Module):
         self.style_channels = [config.widths[stage - 1] for stage, _ in self.style_at]
         self.semantic_width, self.last_width = config.widths[self.semantic_at[0] - 1], config.widths[-1]
 
-    def forward(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:
-        """Stops after the last map that is asked for, unless `to_last`."""
+    def forward(self, pixels_BCHW: Tensor, keep: Keep, *, to_last: bool) -> FeatureMaps:
+        """Stops after the last map that is asked for, unless `to_last`. Of a shallow map stays what `keep` makes of it."""
         style: list[Tensor] = []
         semantic_BCHW = maps_BCHW = self.network.embedder(pixels_BCHW)
         end = max(self.semantic_at, self.style_at[-1])
@@ -55,7 +59,7 @@ class ResidualMaps(nn.Module):
                 maps_BCHW = layer.activation(sum_BCHW)
                 taken_BCHW = sum_BCHW if self.config.before_relu else maps_BCHW
                 if (stage, block) in self.style_at:
-                    style.append(taken_BCHW)
+                    style.append(keep(len(style), taken_BCHW))
                 if (stage, block) == self.semantic_at:
                     semantic_BCHW = taken_BCHW
         return FeatureMaps(style, semantic_BCHW, maps_BCHW)
@@ -88,9 +92,10 @@ class BackboneMaps(nn.Module):
         self.style_channels = channels[:config.style_stages]
         self.semantic_width, self.last_width = channels[self.semantic_stage], channels[-1]
 
-    def forward(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:  # noqa: ARG002  a backbone runs whole
+    def forward(self, pixels_BCHW: Tensor, keep: Keep, *, to_last: bool) -> FeatureMaps:  # noqa: ARG002  it runs whole
         maps = list(self.network(pixels_BCHW).feature_maps)
-        return FeatureMaps(maps[:self.style_stages], maps[self.semantic_stage], maps[-1])
+        style = [keep(layer, maps_BCHW) for layer, maps_BCHW in enumerate(maps[:self.style_stages])]
+        return FeatureMaps(style, maps[self.semantic_stage], maps[-1])
 
 
 def load_whole(kind: Any, weights: str | None, shape: Any) -> Any:

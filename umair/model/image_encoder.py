@@ -98,7 +98,7 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> ImageVectors:
         """Both vectors of float32 RGB pictures in [0, 1], [B, 3, picture_size, picture_size]."""
         maps = self._run(pixels_BCHW, to_last=False)
-        return ImageVectors(_mean(maps.semantic), self.style(maps.style))
+        return ImageVectors(_mean(maps.semantic), self.style.joined(maps.style))
 
     def deep(self, pixels_BCHW: Tensor) -> Tensor:
         """The mean of the deepest map, [B, deep_width], by which the pretext trains every layer.
@@ -110,23 +110,28 @@ class ImageEncoder(nn.Module):
     def deep_and_style(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`deep` and the style vector from one pass."""
         maps = self._run(pixels_BCHW, to_last=True)
-        return _mean(maps.last), self.style(maps.style)
+        return _mean(maps.last), self.style.joined(maps.style)
 
     def _run(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:
-        maps: FeatureMaps = self.maps((pixels_BCHW - self.pixel_mean) / self.pixel_std, to_last=to_last)
+        maps: FeatureMaps = self.maps(self.scaled(pixels_BCHW), self.style.pooled, to_last=to_last)
         return maps
+
+    def scaled(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels less the configuration's mean, over its deviation."""
+        return (pixels_BCHW - self.pixel_mean) / self.pixel_std
 
 
 def _mean(maps_BCHW: Tensor) -> Tensor:
     return maps_BCHW.float().mean(dim=(2, 3))
 
 
-def to_pixels(pictures_BHWC: NDArray[np.uint8]) -> Tensor:
-    """uint8 pictures [B, H, W, 3] as the encoder wants them: float32 [B, 3, H, W] in [0, 1].
+def to_pixels(pictures_BHWC: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """uint8 pictures [B, H, W, 3] as the encoder wants them: float32 [B, 3, H, W] in [0, 1], on `device`.
 
-    In memory the channels stay last: convolutions on a CPU are about 1.5 times as fast that way.
+    One byte a number goes there and is made four there. In memory the channels stay last: convolutions on a CPU are about
+    1.5 times as fast that way.
     """
-    return torch.from_numpy(pictures_BHWC).permute(0, 3, 1, 2).float() / 255.0
+    return torch.from_numpy(pictures_BHWC).to(device).permute(0, 3, 1, 2).float() / 255.0
 
 
 def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:

@@ -67,13 +67,24 @@ class StylePool(nn.Module):
                 self.register_buffer(f"turn_{layer}", matrix, persistent=False)
 
     def forward(self, layers: list[Tensor]) -> Tensor:
+        return self.joined([self.pooled(layer, maps_BCHW) for layer, maps_BCHW in enumerate(layers)])
+
+    def pooled(self, layer: int, maps_BCHW: Tensor) -> Tensor:
+        """What one layer gives, so that its maps need not outlive it: [B, C] of gram_max, else its share of [B, Y]."""
         if self.form == "gram_max":
-            style_BY = style_vector(layers)
+            return gram_matrix(maps_BCHW).amax(dim=1)
+        one = self._sketch if self.form == "gram_sketch" else self._moments
+        with torch.autocast(maps_BCHW.device.type, enabled=False):
+            return one(maps_BCHW.flatten(2).float(), self.get_buffer(f"turn_{layer}"))
+
+    def joined(self, pooled: list[Tensor]) -> Tensor:
+        """style_BY of what `pooled` gave of each layer, in their order."""
+        if self.form == "gram_max":
+            style_BY = pooled[0]
+            for other_BC in pooled[1:]:
+                style_BY = torch.maximum(style_BY, other_BC)
         else:
-            one = self._sketch if self.form == "gram_sketch" else self._moments
-            with torch.autocast(layers[0].device.type, enabled=False):
-                style_BY = torch.cat([one(maps_BCHW.flatten(2).float(), self.get_buffer(f"turn_{layer}"))
-                                      for layer, maps_BCHW in enumerate(layers)], 1)
+            style_BY = torch.cat(pooled, 1)
         return style_BY.sign() * style_BY.abs().log1p() if self.log else style_BY
 
     @staticmethod

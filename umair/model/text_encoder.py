@@ -32,7 +32,7 @@ from umair.errors import StorageError
 
 MAX_CHARACTERS = 4096  # a text is cut here before it is tokenised: 128 tokens never reach further
 NOT_OF_THE_NETWORK = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")  # but who saved it
-PREPROCESSING = "nfkc-1"  # part of the fingerprint: changes when `clean_text` does
+PREPROCESSING = "nfkc-2"  # part of the fingerprint: changes when `clean_text` does
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]")
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))  # the spelling that the tokenizers library looks for
 _INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ud800-\udfff]+")  # also lone surrogates
@@ -60,7 +60,7 @@ class TextEncoderConfig(Section):
 
 def clean_text(text: str) -> str:
     """What the encoder sees of a text: NFKC, control characters and runs of white space as one blank, cut to 4,096."""
-    cut = text[:MAX_CHARACTERS]  # before NFKC, which may make a character 18 long
+    cut = _INVISIBLE.sub(" ", text).strip()[:MAX_CHARACTERS]  # before NFKC, which may make a character 18 long
     return _INVISIBLE.sub(" ", unicodedata.normalize("NFKC", cut))[:MAX_CHARACTERS].strip()
 
 

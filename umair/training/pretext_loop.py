@@ -143,7 +143,7 @@ class PretextRun:
         own = self.config.seed, self.ranks.index
         torch.manual_seed(int(np.random.SeedSequence([*own, DROPPED, number]).generate_state(1)[0]))
         chance = np.random.default_rng((*own, CHANCE, number))
-        pixels_BCHW = to_pixels(augment(batch.pictures_BHWC, self.config, chance)).to(self.ranks.device)
+        pixels_BCHW = to_pixels(augment(batch.pictures_BHWC, self.config, chance), self.ranks.device)
         logit_BT, artist_BA = predict(self.model, pixels_BCHW, self.config)
         readable_B = torch.from_numpy(batch.readable_B)
         tags = loss = tag_loss(logit_BT, self.train.target(batch.row_B), readable_B, self.config)
@@ -210,7 +210,7 @@ def measure(ranks: Ranks, model: TagModel, held: TaggedPictures, config: Pretext
     scores, truths = [torch.zeros(0, len(held.targets.vocabulary))], [torch.zeros(0, len(held.targets.vocabulary))]
     with torch.inference_mode():
         for batch in held.pictures.batches(_in_order(len(held), config.batch)):
-            logit_BT, _ = predict(model, to_pixels(batch.pictures_BHWC).to(ranks.device), config)
+            logit_BT, _ = predict(model, to_pixels(batch.pictures_BHWC, ranks.device), config)
             scores.append(logit_BT.cpu()[batch.readable_B])
             truths.append(held.target(batch.row_B)[batch.readable_B])
     score_NT, truth_NT = (ranks.gather_rows(torch.cat(parts)).numpy() for parts in (scores, truths))

@@ -10,6 +10,7 @@ import logging
 import re
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[st
     """
     from horovod.spark import run
 
-    _require_slots(spark, count)
+    _require_slots(spark, count, start_seconds)
     host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
     with Terminal(host) as terminal, _signals_kept():
         try:
@@ -193,16 +194,24 @@ def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[st
 
 
 # ---------------------------------------------------------------- in the driver
-def _require_slots(spark: SparkSession, count: int) -> None:
-    """Raises ClusterError unless `count` tasks can run at once; Horovod would wait for them in silence."""
-    context = spark.sparkContext
-    local = re.fullmatch(r"local(?:\[(\d+)(?:,\s*\d+)?\])?", str(context.master))
-    cores = int(local[1] or 1) if local else context.defaultParallelism
-    slots = cores // int(context.getConf().get("spark.task.cpus") or 1)
+def _require_slots(spark: SparkSession, count: int, seconds: int) -> None:
+    """Raises ClusterError unless `count` tasks can run at once; Horovod would wait for them in silence. Executors of a
+    cluster register one by one after the session has started: they have `seconds` for that."""
+    context, end = spark.sparkContext, time.monotonic() + seconds
+    while (slots := _slots(spark)) < count and not str(context.master).startswith("local") and time.monotonic() < end:
+        time.sleep(1)
     if slots < count:
         raise ClusterError(f"Spark at {context.master}", f"{slots} slots, so no free slots for every rank",
                            f"{count} slots, one for each rank", "lower the number of ranks, or give Spark more "
                            "cores (local: spark.master local[N]; cluster: more executors)")
+
+
+def _slots(spark: SparkSession) -> int:
+    """Tasks that can run at once, on the cores that have registered by now."""
+    context = spark.sparkContext
+    local = re.fullmatch(r"local(?:\[(\d+)(?:,\s*\d+)?\])?", str(context.master))
+    cores = int(local[1] or 1) if local else context.defaultParallelism
+    return cores // int(context.getConf().get("spark.task.cpus") or 1)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import batch_to_device
+from sentence_transformers.util import batch_to_device, cos_sim
 
 from umair.config import Section
 from umair.errors import ConfigError, ContractError
@@ -366,8 +366,16 @@ def _loss_and_optimizer(ranks: Ranks, model: SentenceTransformer, config: TextPa
                         ) -> tuple[Loss, torch.optim.Optimizer]:
     adam = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if config.chunk:  # it goes back through the encoder chunk by chunk, which a distributed optimiser cannot follow
-        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.chunk), adam
-    return MultipleNegativesRankingLoss(model, scale=config.scale), ranks.distribute(adam, model)
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=_cosines,
+                                                  mini_batch_size=config.chunk), adam
+    return MultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=_cosines), ranks.distribute(adam, model)
+
+
+def _cosines(one_ND: torch.Tensor, other_MD: torch.Tensor) -> torch.Tensor:
+    """[N, M], float32 whatever the encoder's products: cosines near 1 are 0.004 apart in bfloat16."""
+    with torch.autocast(one_ND.device.type, enabled=False):
+        cosine_NM: torch.Tensor = cos_sim(one_ND.float(), other_MD.float())
+        return cosine_NM
 
 
 def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, terms: TextPairs,
