@@ -80,7 +80,7 @@ TEXT_CASES = {"encoder of conf/local.yaml": ({}, 100, 2),  # what differs, how o
 def main() -> None:
     given = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="umair-bench-"))
-    spark = start_spark({"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.driver.memory": "2g"})
+    spark = start_spark({"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.driver.memory": "1g"})
     try:
         local = load_config(ROOT / "conf/local.yaml", [], Config)
         result: dict[str, Any] = {

@@ -58,11 +58,17 @@ TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the conf
     "tags and artists through gram_sketch, log": ("image_encoder.style=gram_sketch", "image_encoder.style_log=true"),
     "tags and artists through moments": ("image_encoder.style=moments", "image_encoder.style_log=false"),
 }
+PAPER = next(iter(FORMS))
 THROUGH_ITSELF = {  # form -> the weights whose artists were told apart through it; the head takes logarithms in any case
-    "gram_max, log": "tags and artists", "gram_max (the paper's)": "tags and artists",
     "gram_sketch": "tags and artists through gram_sketch, log", "gram_sketch, log": "tags and artists through gram_sketch, log",
+    "gram_max, log": "tags and artists", PAPER: "tags and artists",
     "moments": "tags and artists through moments"}
 DEFAULT = next(iter(THROUGH_ITSELF))  # of conf/local.yaml and conf/cluster.yaml
+IN_SHORT = {  # name -> weights, form of the style vector
+    f"tags and artists, {DEFAULT} (conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
+    "tags and artists, the paper's form": ("tags and artists", PAPER),
+    "tags alone, the paper's form, as in the paper": ("tags alone (the paper's)", PAPER), f"tags alone, {DEFAULT}": ("tags alone (the paper's)", DEFAULT),
+    "random, the paper's form": ("random", PAPER), f"random, {DEFAULT}": ("random", DEFAULT)}
 
 
 def main() -> None:
@@ -125,7 +131,7 @@ class _Grid:
         vectors that it is taken, each of the grid's JITTERED times, moved by a third of a deviation."""
         chance, found = np.random.default_rng(0), {}
         for (name, form), vector_ND in self.vectors(state).items():
-            if form in ("", DEFAULT):
+            if form in ("", "gram_max, log"):
                 many_ND = np.repeat(vector_ND, JITTERED, axis=0)
                 many_ND += chance.standard_normal(many_ND.shape, np.float32) * vector_ND.std(0) / 3
                 found[name] = round(approximate_recall(many_ND, NEAR), 4)
@@ -145,8 +151,7 @@ class _Grid:
                                  log=changes["style_log"]) for form, changes in FORMS.items()}
         parts: dict[tuple[str, str], list[torch.Tensor]] = {}
         for start in range(0, len(self.pixels_NHWC), 128):
-            maps = encoder.maps(encoder.scaled(to_pixels(self.pixels_NHWC[start:start + 128])), lambda _, map_BCHW: map_BCHW,
-                                to_last=False)
+            maps = encoder.maps(encoder.scaled(to_pixels(self.pixels_NHWC[start:start + 128])), to_last=False)
             for form, pool in pools.items():
                 layers = maps.style[:blocks + FORMS[form].get("style_stages", 1) - 1]
                 parts.setdefault(("style", form), []).append(pool(layers))
@@ -155,23 +160,23 @@ class _Grid:
 
 
 def _summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds; of several forms the paper's, standardised, as `umair.neighbours` compares vectors."""
-    def mean(measure: str, weights: str, vector: str) -> float:
+    """Means over seeds of what IN_SHORT names, standardised, as `umair.neighbours` compares vectors."""
+    def mean(measure: str, weights: str, form: str) -> float:
         return round(float(np.mean([line[measure]["mean"] for line in lines if line["scaling"] == STANDARDISED and (
-            line["weights"], line["vector"]) == (weights, vector) and line["form"] in ("", next(iter(FORMS)))])), 4)
+            line["weights"], line["form"]) == (weights, form)])), 4)
 
-    return {f"{weights}: {vector} {measure.replace('_', ' ')}": mean(measure, weights, vector)
-            for weights in (next(iter(TRAINED)), "tags alone (the paper's)", "random")
-            for vector in ("style", "semantic") for measure in ("finds_style", "finds_content")}
+    return {f"{name}: {vector} {measure.replace('_', ' ')}": mean(measure, weights, form if vector == "style" else "")
+            for name, (weights, form) in IN_SHORT.items()
+            for vector, measure in (("style", "finds_style"), ("style", "finds_content"),
+                                    ("semantic", "finds_content"), ("semantic", "finds_style"))}
 
 
 def _in_short(summary: dict[str, float]) -> str:
-    """One row for each set of weights, of the paper's form."""
+    """One row for each line of IN_SHORT."""
     rows: dict[str, list[str]] = {}
     for name, value in summary.items():
         rows.setdefault(name.split(": ")[0], []).append(f"{value:.3f}")
-    return "\n".join(f"| {weights} | {style} | {style_content} | {content} | {content_style} |"
-                     for weights, (style, style_content, content_style, content) in rows.items())
+    return "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())
 
 
 def _forms(lines: list[dict[str, Any]]) -> str:
@@ -202,19 +207,20 @@ its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, t
 {first['finds_content']['chance']:.3f}). Each is the mean over training seeds, with the lowest and the highest seed where there are several
 ({', '.join(map(str, result['seeds']))}); in brackets the 95 % interval of the first seed over resampled styles or contents.
 
-The encoder is that of conf/local.yaml, trained on {result['illustrations']:,} drawn illustrations (conf/experiments/encoders.yaml); each set of weights
-is read out through every form of the style vector. Trained through a form: the artists were told apart by it; "tags and artists"
-through that of conf/local.yaml, gram_max with its logarithm. Tags alone are what the paper trains on; gram_max is its form.
+The encoder is that of conf/local.yaml but for the form of its style vector, trained on {result['illustrations']:,} drawn illustrations
+(conf/experiments/encoders.yaml); each set of weights is read out through every form. Trained through a form: the artists were told apart by it; "tags and
+artists" through gram_max with its logarithm. Tags alone are what the paper trains on; gram_max is its form.
 
-## In short, of the paper's form and standardised
+## In short, standardised
 
-| weights | style vector finds style | and content | semantic vector finds content | and style |
+| weights and form | style vector finds style | and content | semantic vector finds content | and style |
 |---|---|---|---|---|
 {_in_short(_summary(lines))}
 
 Neighbours are searched exactly here, as umair does among up to {EXACT_MOST:,} illustrations. Beyond, it takes an inverted file. Among {result['styles'] * result['contents'] * JITTERED:,}
 vectors, {JITTERED} for each of these pictures, moved by a third of a deviation in every number, that finds {result['approximate_recall']['style']:.3f} of the exact {NEAR} nearest by style and
-{result['approximate_recall']['semantic']:.3f} by semantics (weights of the first line, first seed).
+{result['approximate_recall']['semantic']:.3f} by semantics (weights told apart through gram_max, first seed). A picture's own copies are its nearest, which makes it easy; texts as
+they are (terms.md) make it harder.
 
 ## Forms of the style vector of one width, each trained through itself and standardised
 

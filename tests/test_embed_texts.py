@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from embed_texts import embed_texts as embed_texts_job
 from pyspark.errors import PythonException
 from pyspark.sql import functions as F
 from sentence_transformers import SentenceTransformer
 
+from umair.config import load_config
 from umair.embedding.drift import require_coverage
 from umair.embedding.texts import (
     EmbedTextsConfig,
@@ -23,6 +26,7 @@ from umair.embedding.texts import (
     worker_encoder,
 )
 from umair.errors import ContractError, StorageError
+from umair.job import Config, Job, run_step
 from umair.model.text_encoder import (
     TextEncoderConfig,
     build_text_encoder,
@@ -32,8 +36,10 @@ from umair.model.text_encoder import (
 )
 from umair.schema import ILLUSTRATIONS, TAGS, TEXT_VECTORS
 from umair.storage import Store, write_folder
+from umair.weeks import Week
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
 CONFIG = EmbedTextsConfig(batch=4, partitions=2)
 WORDS = ["猫", "ネコ", "cat", "青い猫", "蓝猫", "blue cat", "犬", "dog"]
 
@@ -206,6 +212,30 @@ def test_each_week_appends_what_is_new_and_no_text_twice(spark, tags, titled, fo
     assert week("cat", "dog") == 2
     assert week("cat", "dog", "fox") == 3
     assert week("cat", "dog", "fox") == 3
+
+
+def test_a_title_that_is_withdrawn_loses_its_vector_and_a_tag_never_does(spark, tags, titled, folder, tmp_path):
+    """By the job itself, over two weeks and the first one again."""
+    def week(number: int, titles: tuple[str, ...], **changes: object) -> list[str]:
+        config = load_config(ROOT / "conf/local.yaml", [f"root={tmp_path / 'root'}", "embed_texts.include_titles=true"], Config)
+        job = Job(config, Week(2026, number))
+        job.spark = spark
+
+        def ingest_tables(_: Job) -> dict:
+            return {"versions": {name: job.commit(name, frame).version for name, frame in (
+                (TAGS.name, tags("cat", "dog")), (ILLUSTRATIONS.name, titled(*titles)))}}
+
+        def finetune_text_encoder(_: Job) -> dict:
+            shutil.copytree(folder, job.model_folder("finetune_text_encoder"), dirs_exist_ok=True)
+            return {}
+
+        for step in (ingest_tables, finetune_text_encoder, embed_texts_job):
+            run_step(job, step)
+        return sorted(job.read_newest(TEXT_VECTORS.name).toPandas()["text"])
+
+    assert week(10, ("a fine day", "cat")) == ["a fine day", "cat", "dog"]
+    assert week(11, ("another",)) == ["another", "cat", "dog"]
+    assert week(9, ()) == ["another", "cat", "dog"]  # later weeks' titles are not withdrawn
 
 
 def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folder, tmp_path):

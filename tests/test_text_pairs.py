@@ -128,17 +128,6 @@ def test_the_loss_in_chunks_is_the_same_training_in_less_memory(spark, terms_fil
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("chunk", [0, 3])
-def test_bfloat16_trains_to_nearly_the_same_losses(terms_file, tmp_path, chunk):
-    losses = {precision: train_text_encoder(
-        Ranks(), files=[terms_file], encoder={**ENCODER, "dropout": 0.0}, folder=str(tmp_path / precision),
-        pairs={**TRAINING, "epochs": 2, "chunk": chunk, "precision": precision})["loss"] for precision in ("float32", "bfloat16")}
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
-    assert losses["bfloat16"] != pytest.approx(losses["float32"], rel=1e-5)
-    saved = load_text_encoder(tmp_path / "bfloat16")
-    assert {weight.dtype for weight in saved.parameters()} == {torch.float32}
-
-
 # ---------------------------------------------------------------- batches
 def test_pairs_of_a_small_work_never_meet(tmp_path):
     terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")])])

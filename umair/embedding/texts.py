@@ -74,6 +74,11 @@ def present_texts(tags: DataFrame, illustrations: DataFrame, config: EmbedTextsC
     return texts.filter(texts.text.rlike(VISIBLE)).distinct()
 
 
+def still_used(vectors: DataFrame, present: DataFrame) -> DataFrame:
+    """The rows of text_vectors whose text is among the `present_texts`: a withdrawn illustration's title goes with it."""
+    return vectors.join(present, on="text", how="left_semi")
+
+
 class EmbeddedTexts(NamedTuple):
     """The rows of `text_vectors` that one run made, not yet committed, and counts and seconds."""
 

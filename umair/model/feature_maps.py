@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 Keep = Callable[[int, Tensor], Tensor]  # number of a shallow map, the map -> what is kept of it
 
 
+def whole(_: int, maps_BCHW: Tensor) -> Tensor:
+    """Keeps a map as it is."""
+    return maps_BCHW
+
+
 class FeatureMaps(NamedTuple):
     """What one pass through a network leaves, each map [B, C, H, W]."""
 
@@ -46,7 +51,7 @@ class ResidualMaps(nn.Module):
         self.style_channels = [config.widths[stage - 1] for stage, _ in self.style_at]
         self.semantic_width, self.last_width = config.widths[self.semantic_at[0] - 1], config.widths[-1]
 
-    def forward(self, pixels_BCHW: Tensor, keep: Keep, *, to_last: bool) -> FeatureMaps:
+    def forward(self, pixels_BCHW: Tensor, keep: Keep = whole, *, to_last: bool) -> FeatureMaps:
         """Stops after the last map that is asked for, unless `to_last`. Of a shallow map stays what `keep` makes of it."""
         style: list[Tensor] = []
         semantic_BCHW = maps_BCHW = self.network.embedder(pixels_BCHW)
@@ -92,7 +97,7 @@ class BackboneMaps(nn.Module):
         self.style_channels = channels[:config.style_stages]
         self.semantic_width, self.last_width = channels[self.semantic_stage], channels[-1]
 
-    def forward(self, pixels_BCHW: Tensor, keep: Keep, *, to_last: bool) -> FeatureMaps:  # noqa: ARG002  it runs whole
+    def forward(self, pixels_BCHW: Tensor, keep: Keep = whole, *, to_last: bool) -> FeatureMaps:  # noqa: ARG002  it runs whole
         maps = list(self.network(pixels_BCHW).feature_maps)
         style = [keep(layer, maps_BCHW) for layer, maps_BCHW in enumerate(maps[:self.style_stages])]
         return FeatureMaps(style, maps[self.semantic_stage], maps[-1])

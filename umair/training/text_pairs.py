@@ -3,7 +3,7 @@
 Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
 L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
 Departures: pairs are shuffled (theirs come in the order of their ids), pairs whose texts belong together are never each
-other's negatives, each rank has batches of its own, kinds of pairs may weigh more or less, bfloat16 only if asked for.
+other's negatives, each rank has batches of its own, kinds of pairs may weigh more or less, no mixed precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import batch_to_device, cos_sim
+from sentence_transformers.util import batch_to_device
 
 from umair.config import Section
 from umair.errors import ConfigError, ContractError
@@ -67,7 +67,6 @@ class TextPairsConfig(Section):
     learning_rate: float = Field(2e-5, gt=0)  # at the end of the warm-up; about 1e-3 from scratch
     warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
     weight_decay: float = Field(0.01, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights and losses stay float32
     scale: float = Field(20.0, gt=0)  # the inverse of the softmax's temperature
     holdout_by: Literal["work", "pair"] = "work"  # pairs that hang together through shared texts are held out together
     holdout_share: float = Field(0.05, ge=0, lt=1)  # of the pairs, never trained on, for recall
@@ -351,9 +350,8 @@ def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Int
         _require_batches(batches, len(rows), ranks)
         progress = [(epoch + (step + 0.5) / len(batches)) / config.epochs for step in range(len(batches))]
         rates = [config.learning_rate * rate_factor(done, config.warmup) for done in progress]
-        with torch.autocast(torch.device(ranks.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            mean_loss = _train_epoch(ranks, loss, optimizer, terms, batches, rates)  # backward too: chunks encode anew
-        mean = ranks.mean({"loss": mean_loss, "seen": sum(map(len, batches))})
+        mean = ranks.mean({"loss": _train_epoch(ranks, loss, optimizer, terms, batches, rates),
+                           "seen": sum(map(len, batches))})
         _require_finite(mean["loss"], config)
         for name, value in (("loss", round(mean["loss"], 6)), ("seen", round(mean["seen"] * ranks.count)),
                             ("steps", len(batches))):
@@ -366,16 +364,8 @@ def _loss_and_optimizer(ranks: Ranks, model: SentenceTransformer, config: TextPa
                         ) -> tuple[Loss, torch.optim.Optimizer]:
     adam = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if config.chunk:  # it goes back through the encoder chunk by chunk, which a distributed optimiser cannot follow
-        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=_cosines,
-                                                  mini_batch_size=config.chunk), adam
-    return MultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=_cosines), ranks.distribute(adam, model)
-
-
-def _cosines(one_ND: torch.Tensor, other_MD: torch.Tensor) -> torch.Tensor:
-    """[N, M], float32 whatever the encoder's products: cosines near 1 are 0.004 apart in bfloat16."""
-    with torch.autocast(one_ND.device.type, enabled=False):
-        cosine_NM: torch.Tensor = cos_sim(one_ND.float(), other_MD.float())
-        return cosine_NM
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.chunk), adam
+    return MultipleNegativesRankingLoss(model, scale=config.scale), ranks.distribute(adam, model)
 
 
 def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, terms: TextPairs,
