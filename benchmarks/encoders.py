@@ -65,8 +65,8 @@ THROUGH_ITSELF = {  # form -> the weights whose artists were told apart through 
     "moments": "tags and artists through moments"}
 DEFAULT = next(iter(THROUGH_ITSELF))  # of conf/local.yaml and conf/cluster.yaml
 IN_SHORT = {  # name -> weights, form of the style vector
-    f"tags and artists, {DEFAULT} (conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
-    "tags and artists, the paper's form": ("tags and artists", PAPER),
+    f"tags and artists through {DEFAULT} (conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
+    "tags and artists through gram_max, the paper's form": ("tags and artists", PAPER),
     "tags alone, the paper's form, as in the paper": ("tags alone (the paper's)", PAPER), f"tags alone, {DEFAULT}": ("tags alone (the paper's)", DEFAULT),
     "random, the paper's form": ("random", PAPER), f"random, {DEFAULT}": ("random", DEFAULT)}
 
@@ -219,10 +219,11 @@ artists" through gram_max with its logarithm. Tags alone are what the paper trai
 
 Neighbours are searched exactly here, as umair does among up to {EXACT_MOST:,} illustrations. Beyond, it takes an inverted file. Among {result['styles'] * result['contents'] * JITTERED:,}
 vectors, {JITTERED} for each of these pictures, moved by a third of a deviation in every number, that finds {result['approximate_recall']['style']:.3f} of the exact {NEAR} nearest by style and
-{result['approximate_recall']['semantic']:.3f} by semantics (weights told apart through gram_max, first seed). A picture's own copies are its nearest, which makes it easy; texts as
-they are (terms.md) make it harder.
+{result['approximate_recall']['semantic']:.3f} by semantics (weights told apart through gram_max, first seed). A picture's own copies are its nearest, which makes it easy.
 
 ## Forms of the style vector of one width, each trained through itself and standardised
+
+The artists' head reads the logarithm of a form in any case, so that weights are the same with and without.
 
 | form | finds style | finds content | style less the default's, seed by seed |
 |---|---|---|---|
@@ -231,7 +232,8 @@ they are (terms.md) make it harder.
     for weights in dict.fromkeys(line["weights"] for line in lines):
         found = result["mean_average_precision"].get(weights)
         learnt = f"; mean average precision of tags on held-out illustrations {spread(found)}" if found else ", never trained"
-        text.append(f"## Weights: {weights}{learnt}\n\n| vector | width | cosine of vectors | finds style | finds content |\n"
+        through = " through gram_max, log" if weights == next(iter(TRAINED)) else ""
+        text.append(f"## Weights: {weights}{through}{learnt}\n\n| vector | width | cosine of vectors | finds style | finds content |\n"
                     "|---|---|---|---|---|")
         keys = dict.fromkeys((line["vector"], line["form"], line["scaling"]) for line in lines if line["weights"] == weights)
         for key in keys:

@@ -152,7 +152,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each case")
     parser.add_argument("--eager", action="store_true", help="without the compiled cases, which take minutes on a CPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if not given.device.startswith("cuda") and given.out == RESULTS:
+        parser.error("without a GPU name --out: figures of a GPU lie where the results go otherwise")
+    return given
 
 
 if __name__ == "__main__":

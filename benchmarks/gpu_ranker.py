@@ -140,7 +140,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="graph is left out on a CPU, where compiled takes minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if not given.device.startswith("cuda") and given.out == RESULTS:
+        parser.error("without a GPU name --out: figures of a GPU lie where the results go otherwise")
+    return given
 
 
 if __name__ == "__main__":

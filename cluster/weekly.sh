@@ -10,6 +10,8 @@ week=${3:?week}
 shift 3
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
+PATH="$here/.venv/bin:$PATH"
+export PATH
 sh cluster/java.sh --check
 run() {
     properties=$1 step=$2
