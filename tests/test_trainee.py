@@ -91,11 +91,15 @@ def test_two_ranks_have_the_gradients_of_one_that_takes_two_parts(spark, setting
 
 
 def learn_together(ranks: Ranks) -> list[float]:
-    """Five steps on rows that the ranks share, with one batch norm; -> the weights that the first step pulled at."""
+    """Two steps on rows that the ranks share, with one batch norm; -> the weights that the first step pulled at.
+
+    The second shows that the first left the same weights and statistics. More would show rounding: weights that differ by 1e-7
+    of their size are 0.0004 apart after two steps of Adam and, with other rows, 0.016 after five.
+    """
     of = trainee(ranks, momentum=0.1)
     share_moments(of.ranker, ranks)
     pulled = torch.zeros(0)
-    for step in range(5):
+    for step in range(2):
         batch = random_batch(rows=12, seed=step)
         of.step(batch.rows(slice(ranks.index * 6, ranks.index * 6 + 6)) if ranks.count > 1 else batch, seed=0)
         if step == 0:  # what batch norm leaves without effect has gradients of rounding errors, of which Adam makes full steps
@@ -108,7 +112,7 @@ def test_two_ranks_with_shared_moments_have_the_weights_of_one_rank_with_all_row
     assert first == second
     alone = learn_together(Ranks())
     assert len(alone) > 1_000
-    assert first == pytest.approx(alone, rel=1e-3, abs=1e-3)  # each has moved by some 0.05
+    assert first == pytest.approx(alone, rel=1e-3, abs=1e-3)  # each has moved by some 0.02
 
 
 # ---------------------------------------------------------------- the optimiser
