@@ -71,8 +71,18 @@ def _measure(given: argparse.Namespace, config: Config, folder: Path) -> dict[st
         starts[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
     runs = [_train(spark, config, folder, name, changes, seed) for name, changes in starts.items()
             for seed in (given.seeds[:1] if changes else given.seeds)]
+    runs += _kept(set(starts))
     pairs = pq.read_metadata(folder / "terms.parquet").num_rows
     return {**origin_of_figures, "pairs": pairs, "seeds": given.seeds, "runs": runs}
+
+
+def _kept(starts: set[str]) -> list[dict[str, Any]]:
+    """Runs of the page as it is, from models that are not installed here: each says where its figures come from."""
+    if not PAGE.with_suffix(".json").is_file():
+        return []
+    before = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    own = {name: before[name] for name in ("commit", "machine", "date")}
+    return [{"origin": own, **run} for run in before["runs"] if run["start"] not in starts]
 
 
 def read_pairs(data: Path) -> pa.Table:
@@ -140,10 +150,16 @@ small series.
 """]
     for start, runs in _by_start(result).items():
         text.append(f"## {start[0].upper()}{start[1:]}\n\nepochs {runs[0]['epochs']}; pairs trained on {runs[0]['pairs']:,}; seeds "
-                    f"{', '.join(str(run['seed']) for run in runs)}, {runs[0]['seconds']:.0f} s each. Of the exact {NEAR} nearest among all "
-                    f"{runs[0]['texts']:,} texts, an inverted file finds {spread([run['approximate_recall'] for run in runs])}.\n")
+                    f"{', '.join(str(run['seed']) for run in runs)}, {max(run['seconds'] for run in runs):.0f} s at most.{_aside(runs)}\n")
         text += [*_summary(runs), "", *_details(runs), ""]
     return "\n".join(text)
+
+
+def _aside(runs: list[dict[str, Any]]) -> str:
+    if "origin" in runs[0]:
+        return " Measured on {date}, {machine}, commit {commit}; the model is not installed where this page was written.".format(**runs[0]["origin"])
+    return (f" Of the exact {NEAR} nearest among all {runs[0]['texts']:,} texts, an inverted file finds "
+            f"{spread([run['approximate_recall'] for run in runs])}.")
 
 
 def _summary(runs: list[dict[str, Any]]) -> list[str]:
