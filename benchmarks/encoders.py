@@ -199,7 +199,7 @@ def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
 
-{origin(result)} It took {result['seconds'] / 60:.0f} minutes.
+{origin(result)} It took {result['seconds'] / 60:.0f} minutes beside what earlier runs had trained.
 
 A grid of {result['styles']} styles x {result['contents']} contents, each picture painted once and none of them trained on. For each picture,
 its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, the share with the same style (chance

@@ -104,7 +104,6 @@ def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.devic
     if case.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
     run = torch.compile(encoder) if case.compiled else encoder
-    torch.set_float32_matmul_precision("high" if case.precision == "bfloat16" else "highest")  # as umair.embedding.precision
     with ThreadPoolExecutor(os.cpu_count()) as threads, torch.inference_mode(), \
             torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         batches = _decoded(size, batch, threads, ahead=case.ahead) if case.decoding else _in_memory(size, batch, device, case.channels_last)

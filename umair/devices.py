@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
 def tasks_for(spark: SparkSession, rows: int, rows_a_task: int, tasks_a_slot: int = 1) -> int:
     """Into how many Spark tasks `rows` are divided: `tasks_a_slot` for each task that can run now, and no more than
     `rows_a_task` in each, as executors may come that are not there yet, and what a lost task had made is made again."""
+    return max(tasks_a_slot * max(1, task_slots(spark)), math.ceil(rows / rows_a_task))
+
+
+def task_slots(spark: SparkSession) -> int:
+    """Tasks that can run at once, on the cores that have registered by now."""
     context = spark.sparkContext
-    slots = max(1, context.defaultParallelism // int(context.getConf().get("spark.task.cpus") or 1))
-    return max(tasks_a_slot * slots, math.ceil(rows / rows_a_task))
+    local = re.fullmatch(r"local(?:\[(\d+)(?:,\s*\d+)?\])?", str(context.master))
+    cores = int(local[1] or 1) if local else context.defaultParallelism
+    return cores // int(context.getConf().get("spark.task.cpus") or 1)
 
 
 def require_gpu(spark: SparkSession, setting: str, device: str) -> None:

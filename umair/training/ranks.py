@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from umair import errors
-from umair.devices import choose_gpu
+from umair.devices import choose_gpu, task_slots
 from umair.errors import ClusterError, UmairError
 from umair.training.terminal import Address, Terminal, connect
 
@@ -198,20 +197,12 @@ def _require_slots(spark: SparkSession, count: int, seconds: int) -> None:
     """Raises ClusterError unless `count` tasks can run at once; Horovod would wait for them in silence. Executors of a
     cluster register one by one after the session has started: they have `seconds` for that."""
     context, end = spark.sparkContext, time.monotonic() + seconds
-    while (slots := _slots(spark)) < count and not str(context.master).startswith("local") and time.monotonic() < end:
+    while (slots := task_slots(spark)) < count and not str(context.master).startswith("local") and time.monotonic() < end:
         time.sleep(1)
     if slots < count:
         raise ClusterError(f"Spark at {context.master}", f"{slots} slots, so no free slots for every rank",
                            f"{count} slots, one for each rank", "lower the number of ranks, or give Spark more "
                            "cores (local: spark.master local[N]; cluster: more executors)")
-
-
-def _slots(spark: SparkSession) -> int:
-    """Tasks that can run at once, on the cores that have registered by now."""
-    context = spark.sparkContext
-    local = re.fullmatch(r"local(?:\[(\d+)(?:,\s*\d+)?\])?", str(context.master))
-    cores = int(local[1] or 1) if local else context.defaultParallelism
-    return cores // int(context.getConf().get("spark.task.cpus") or 1)
 
 
 @contextlib.contextmanager
