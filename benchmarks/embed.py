@@ -2,11 +2,12 @@
 
     python benchmarks/embed.py [--pictures 1500] [--repeats 3] [--movies FILE]
 
-Everything is compared within one run, on one Spark slot, with the same number of threads on both sides; the model is loaded
-before the clock starts. With two threads on two cores everything else that Spark does is taken from the encoder; with one it has a
-core, as on a machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark
-worker does, and writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a
-killed run could go on with, and commits to the tables.
+Everything is compared within one run, with the same number of threads on both sides; the model is loaded before the clock starts.
+conf/local.yaml gives each Spark slot one thread, two slots on two cores; the bare loop is one process with as many threads as all
+slots have. With as many threads as cores everything else that Spark does is taken from the encoder; with one it has a core, as on a
+machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark worker does, and
+writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a killed run could go on
+with, and commits to the tables.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from umair.model.text_encoder import (
     save_text_encoder,
     text_encoder_facts,
 )
+from umair.schema import IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import Store, read_facts, write_folder
 from umair.world.config import WorldConfig
 from umair.world.factors import draw_illustrations
@@ -62,37 +64,57 @@ class ImageCase(NamedTuple):
     size: int  # of the files, in pixels
     files: float  # of given.pictures
     copies: int  # ids for each file
-    threads: int = 2
+    slots: int = 1  # Spark tasks at once
+    threads: int = 2  # in each slot
     thorough: bool = False  # prefetching and the whole job too
 
 
-CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": ImageCase(None, 112, 1, 8, thorough=True),
-         "the same, one thread": ImageCase(None, 112, 1, 8, threads=1),
-         "tiny encoder, pictures of 512 pixels": ImageCase(TINY, 512, 1, 8, thorough=True),
+class TextCase(NamedTuple):
+    differs: dict[str, int]  # from the encoder of conf/local.yaml
+    copies: int  # how often each distinct term comes, numbered
+    slots: int = 1
+    threads: int = 2
+
+
+CASES = {"as conf/local.yaml has it, pictures of 112 pixels": ImageCase(None, 112, 1, 16, slots=2, threads=1, thorough=True),
+         "the same, one slot of two threads": ImageCase(None, 112, 1, 8),
+         "the same, one slot of one thread": ImageCase(None, 112, 1, 16, threads=1),
+         "tiny encoder, pictures of 512 pixels": ImageCase(TINY, 512, 1, 8, slots=2, threads=1, thorough=True),
          "ResNet-101, pictures of 224 pixels": ImageCase(PAPER, 224, 0.2, 1)}
-GROWTH = (8, 32, 128)  # ids for each file
 MINILM = {"width": 384, "layers": 6, "heads": 12}
-TEXT_CASES = {"encoder of conf/local.yaml": ({}, 100, 2),  # what differs, how often each distinct term comes, numbered, and threads
-              "the same, one thread": ({}, 100, 1),
-              "encoder of MiniLM's size": (MINILM, 12, 2)}
+TEXT_CASES = {"as conf/local.yaml has it": TextCase({}, 300, slots=2, threads=1),
+              "the same, one slot of two threads": TextCase({}, 100),
+              "the same, one slot of one thread": TextCase({}, 100, threads=1),
+              "encoder of MiniLM's size": TextCase(MINILM, 12)}
+GROWTH = (16, 64, 256)  # ids for each file
+WEEK = 2  # ids for each file that come in a week, beside so many that have their vectors
+SPARK = {"spark.ui.enabled": "false", "spark.driver.memory": "1g",  # all of it taken at the start: what grows is no filling heap
+         "spark.driver.extraJavaOptions": "-Xms1g -XX:+AlwaysPreTouch"}
 
 
 def main() -> None:
     given = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="umair-bench-"))
-    spark = start_spark({"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.driver.memory": "1g"})
+    local = load_config(ROOT / "conf/local.yaml", [], Config)
+    images_of: dict[str, Any] = dict.fromkeys(CASES)
+    texts_of: dict[str, Any] = dict.fromkeys(TEXT_CASES)
+    result: dict[str, Any] = {**provenance(_command(given)), "pictures": given.pictures, "repeats": given.repeats,
+                              "images": images_of, "texts": texts_of}
     try:
-        local = load_config(ROOT / "conf/local.yaml", [], Config)
-        result: dict[str, Any] = {
-            **provenance(_command(given)), "pictures": given.pictures, "repeats": given.repeats}
-        result["images"] = {name: _images(spark, folder / str(place), case.encoder or local.image_encoder, case, given)
-                            for place, (name, case) in enumerate(CASES.items())}
-        result["growth"] = _growth(spark, folder / "0", given.pictures)
-        result["texts"] = {name: _texts(spark, folder / f"texts-{place}", local.text_encoder.model_copy(update=differs), copies,
-                                        threads, given) for place, (name, (differs, copies, threads)) in enumerate(TEXT_CASES.items())}
+        for slots in (2, 1):
+            spark = start_spark({"spark.master": f"local[{slots}]", **SPARK})
+            for place, (name, case) in enumerate(CASES.items()):
+                if case.slots == slots:
+                    images_of[name] = _images(spark, folder / str(place), case.encoder or local.image_encoder, case, given)
+            if slots == 2:
+                result["growth"] = _growth(spark, folder / "0", given.pictures)
+            for place, (name, case) in enumerate(TEXT_CASES.items()):
+                if case.slots == slots:
+                    network = local.text_encoder.model_copy(update=case.differs)
+                    texts_of[name] = _texts(spark, folder / f"texts-{place}", network, case, given)
+            spark.stop()
         result["once_per_text"] = _once_per_text(folder / "texts-0", given)
     finally:
-        spark.stop()
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -103,7 +125,8 @@ def main() -> None:
 
 # ---------------------------------------------------------------- images
 def _images(spark: Any, folder: Path, network: ImageEncoderConfig, case: ImageCase, given: argparse.Namespace) -> dict[str, Any]:
-    torch.set_num_threads(case.threads)
+    threads = case.slots * case.threads
+    torch.set_num_threads(threads)
     (folder / "pictures").mkdir(parents=True)
     files = round(given.pictures * case.files)
     for number, each in enumerate(draw_grid(20, -(-files // 20), case.size, seed=1)):
@@ -116,10 +139,10 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, case: ImageCa
     todo = _todo(spark, folder, files, case.copies)
     names = [f"{number}.jpg" for number in range(files)] * case.copies
     ways: dict[str, Callable[[], Any]] = {
-        "bare loop": lambda: _bare(encoder, folder / "pictures", names, config, ahead=False),
+        "bare loop": lambda: _bare(encoder, folder / "pictures", names, config, threads, ahead=False),
         "spark": lambda: _spark(todo, folder, config)}
     if case.thorough:
-        ways |= {"bare loop with prefetching": lambda: _bare(encoder, folder / "pictures", names, config, ahead=True),
+        ways |= {"bare loop with prefetching": lambda: _bare(encoder, folder / "pictures", names, config, threads, ahead=True),
                  "spark with prefetching": lambda: _spark(todo, folder, ahead),
                  "whole job": lambda: _whole_job(todo, folder, config)}
     for way in ways.values():
@@ -129,7 +152,7 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, case: ImageCa
         for name, way in ways.items():
             rates[name].append(len(names) / _timed(way))
     middle = {name: statistics.median(each) for name, each in rates.items()}
-    found = {"pictures": len(names), "threads": case.threads,
+    found = {"pictures": len(names), "slots": case.slots, "threads": case.threads,
              "pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
              "spark_over_bare": round(middle["spark"] / middle["bare loop"], 3)}
     if case.thorough:
@@ -141,9 +164,11 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, case: ImageCa
 
 
 def _todo(spark: Any, folder: Path, count: int, copies: int = 1) -> Any:
-    rows = [(place, place, f"{place % count}.jpg", None, "state", "new") for place in range(count * copies)]
-    frame = spark.createDataFrame(rows, "illust_id bigint, illust_index int, image string, image_content binary, state string, reason string")
-    frame.write.mode("overwrite").parquet(str(folder / f"todo-{copies}"))
+    """What `pictures_to_embed` hands out for a first week: `count` files, each under so many ids."""
+    rows = spark.range(count * copies).selectExpr(
+        "id AS illust_id", "CAST(id AS INT) AS illust_index", f"concat(id % {count}, '.jpg') AS image",
+        "CAST(NULL AS BINARY) AS image_content", "'state' AS state", "'new' AS reason")
+    rows.write.mode("overwrite").parquet(str(folder / f"todo-{copies}"))
     return spark.read.parquet(str(folder / f"todo-{copies}"))
 
 
@@ -153,27 +178,35 @@ def _spark(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
         embedded.write.option("compression", "zstd").mode("overwrite").parquet(str(folder / "out"))
 
 
-def _whole_job(todo: Any, folder: Path, config: EmbedImagesConfig) -> None:
-    """What jobs/embed_images.py does: looks at every file, embeds, judges, and commits to tables that do not exist yet."""
-    store, root = Store(folder / "root"), str(folder / "pictures")
-    fresh = images.pictures_to_embed(todo.drop("state", "reason"), None, None, root, read_facts(folder / "encoder")["fingerprint"],
-                                     config)
-    run = images.EmbeddingRun(folder / "encoder", root, config, store.unfinished("embed_images"))
-    with images.embedded_pictures(fresh, None, None, None, run) as embedded:
+def _whole_job(todo: Any, folder: Path, config: EmbedImagesConfig, *, keep: bool = False) -> None:
+    """What jobs/embed_images.py does: looks at every file, embeds what has no vectors yet, judges, and commits to the tables."""
+    store, root, spark = Store(folder / "root"), str(folder / "pictures"), todo.sparkSession
+    vectors, rejects = (_table(spark, store, name) for name in (IMAGE_VECTORS.name, IMAGE_REJECTS))
+    encoder, listed = read_facts(folder / "encoder")["fingerprint"], todo.drop("state", "reason")
+    fresh = images.pictures_to_embed(listed, vectors, rejects, root, encoder, config)
+    expected = images.count_pictures(listed)["with_picture"] - images.count_vectors(vectors, encoder)
+    run = images.EmbeddingRun(folder / "encoder", root, config, store.unfinished("embed_images"), expected)
+    with images.embedded_pictures(fresh, vectors, rejects, None, run) as embedded:
         for name, update in embedded.updates.items():
             staged = store.staging(name)
             update.frame.write.option("compression", "zstd").parquet(str(staged))
             store.commit(name, staged, {}, append=update.append)
-    shutil.rmtree(store.root)
+    if not keep:
+        shutil.rmtree(store.root)
 
 
-def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig, *, ahead: bool) -> list[np.ndarray]:
+def _table(spark: Any, store: Store, name: str) -> Any:
+    return spark.read.parquet(*store.snapshot(name).files) if store.exists(name) else None
+
+
+def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig, threads: int, *,
+          ahead: bool) -> list[np.ndarray]:
     def start(first: int) -> list[Any]:
-        return [threads.submit(load_picture, str(root), name, None, size=encoder.picture_size, limits=config.limits)
+        return [pool.submit(load_picture, str(root), name, None, size=encoder.picture_size, limits=config.limits)
                 for name in names[first:first + config.batch]]
 
     vectors = []
-    with ThreadPoolExecutor(config.threads) as threads:
+    with ThreadPoolExecutor(threads) as pool:
         coming = start(0)
         for first in range(0, len(names), config.batch):
             following = start(first + config.batch) if ahead else []
@@ -183,15 +216,17 @@ def _bare(encoder: Any, root: Path, names: list[str], config: EmbedImagesConfig,
 
 
 def _growth(spark: Any, folder: Path, count: int) -> dict[str, Any]:
-    """The whole job's rates and the driver's memory (Python and JVM) as the catalogue grows; the same pictures under more ids."""
-    config = EmbedImagesConfig(batch=64, threads=2, torch_threads=2)
-    found = {}
+    """As the catalogue grows, the same pictures under more ids: the whole job's rate in its first week, its seconds in a second
+    week that brings a few new ones, and the most memory that the driver (Python and JVM) took meanwhile."""
+    config, found = EmbedImagesConfig(batch=64, threads=1, torch_threads=1), {}
     for copies in GROWTH:
-        run = functools.partial(_whole_job, _todo(spark, folder, count, copies), folder, config)
+        first, second = (_todo(spark, folder, count, many) for many in (copies, copies + WEEK))
         with _Memory() as memory:
-            seconds = _timed(run)
-        found[f"{copies // GROWTH[0]}x"] = {"pictures": count * copies, "pictures_per_second": round(count * copies / seconds, 1),
-                               "driver_mib": round(memory.most)}
+            seconds = [_timed(functools.partial(_whole_job, todo, folder, config, keep=True)) for todo in (first, second)]
+        shutil.rmtree(folder / "root")
+        found[f"{copies // GROWTH[0]}x"] = {
+            "pictures": count * copies, "pictures_per_second": round(count * copies / seconds[0], 1), "new_in_a_second_week": count * WEEK,
+            "seconds_of_a_second_week": round(seconds[1], 2), "driver_mib": round(memory.most)}
     return found
 
 
@@ -216,15 +251,15 @@ class _Memory:
 
 
 # ---------------------------------------------------------------- texts
-def _texts(spark: Any, folder: Path, network: TextEncoderConfig, copies: int, threads: int, given: argparse.Namespace
+def _texts(spark: Any, folder: Path, network: TextEncoderConfig, case: TextCase, given: argparse.Namespace
            ) -> dict[str, Any]:
-    torch.set_num_threads(threads)
+    torch.set_num_threads(case.slots * case.threads)
     pairs = list(term_pairs())
     unique = sorted({text for pair in pairs for text in (pair[1], pair[3])})
-    unique = [f"{text} {number}" if number else text for number in range(copies) for text in unique]
+    unique = [f"{text} {number}" if number else text for number in range(case.copies) for text in unique]
     model = build_text_encoder(network, unique)
     write_folder(folder, lambda new: (save_text_encoder(model, new), text_encoder_facts(model))[1])
-    encoder, config = load_text_encoder(folder), EmbedTextsConfig(threads=threads)
+    encoder, config = load_text_encoder(folder), EmbedTextsConfig(threads=case.threads)
     cleaned = [clean_text(text) for text in unique]
     frame = spark.createDataFrame([(text,) for text in unique], "text string")
     frame.write.mode("overwrite").parquet(str(folder / "unique"))
@@ -239,7 +274,7 @@ def _texts(spark: Any, folder: Path, network: TextEncoderConfig, copies: int, th
         for name, way in ways.items():
             rates[name].append(len(unique) / _timed(way))
     middle = {name: statistics.median(each) for name, each in rates.items()}
-    return {"texts": len(unique), "threads": threads,
+    return {"texts": len(unique), "slots": case.slots, "threads": case.threads,
             "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
             "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
 

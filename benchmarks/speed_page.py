@@ -27,20 +27,22 @@ def write_speed_page() -> None:
 
 
 def _embed(result: Result) -> str:
-    images = [(name, case["threads"], case["pictures"], *(_middle(case["pictures_per_second"], way) for way in (
+    images = [(name, f"{case['slots']} x {case['threads']}", case["pictures"], *(_middle(case["pictures_per_second"], way) for way in (
         "bare loop", "spark", "whole job")), case["spark_over_bare"], case.get("prefetching_gains", ""))
         for name, case in result["images"].items()]
-    texts = [(name, case["threads"], case["texts"], *(_middle(case["texts_per_second"], way) for way in (
+    texts = [(name, f"{case['slots']} x {case['threads']}", case["texts"], *(_middle(case["texts_per_second"], way) for way in (
         "SentenceTransformer.encode", "spark")), case["spark_over_bare"]) for name, case in result["texts"].items()]
-    growth = [(each["pictures"], each["pictures_per_second"], round(each["driver_mib"] / 1024, 2)) for each in result["growth"].values()]
+    growth = [(each["pictures"], each["pictures_per_second"], each["new_in_a_second_week"], each["seconds_of_a_second_week"],
+               round(each["driver_mib"] / 1024, 2)) for each in result["growth"].values()]
     once = [(name, each["uses"], each["texts"], each["gain"]) for name, each in result["once_per_text"].items()]
     return "\n".join([
         "## Embedding (make bench-embed)\n\nThrough Spark (decoding, encoding, writing) over a bare loop with the same encoder, pictures and "
-        "threads, which writes nothing; a whole job also looks at every file and commits. Prefetching: the rate through Spark with over without.\n",
+        "number of threads, in one process, which writes nothing. Threads: Spark tasks at once x threads of each. A whole job also looks at every file and commits. Prefetching: the rate through Spark with over without.\n",
         _table(("pictures", "threads", "how many", "bare, per second", "through Spark", "whole job", "Spark over bare", "prefetching"), images), "",
         _table(("texts", "threads", "how many", "SentenceTransformer.encode, per second", "through Spark", "Spark over encode"), texts),
-        "\nThe whole job as the catalogue grows, and the most memory that the driver (Python and JVM) took:\n",
-        _table(("pictures", "per second", "driver, GiB"), growth),
+        "\nThe whole job as the catalogue grows: its rate in a first week, its seconds in a second week that brings a few new pictures, and "
+        "the most memory that the driver (Python and JVM) took:\n",
+        _table(("pictures", "per second", "new in a second week", "seconds of it", "driver, GiB"), growth),
         "\nEach text embedded once instead of at each use:\n",
         _table(("tags", "uses", "texts", "times as fast"), once), ""])
 
