@@ -329,6 +329,16 @@ def test_without_totals_the_binned_counts_are_not_read():
         assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not totals
 
 
+def test_without_interests_the_vectors_of_the_users_tags_are_not_read():
+    batch = random_batch()
+    for name in ("long_interest_BD", "short_interest_BD"):
+        other = replace(batch, **{name: getattr(batch, name) + 1})
+        for interests in (True, False):
+            torch.manual_seed(0)
+            ranker = UmairRanker(small(interests=interests), WIDTHS).eval()
+            assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not interests, name
+
+
 CONTENT = {"ids": False, "match": True, "modalities": ["semantic", "style", "text"], "counters": True}
 
 

@@ -94,6 +94,7 @@ class RankerConfig(Section):
     counters: bool = False  # as-of counters as inputs of both towers, of the head and of the logit
     ids: bool = True  # false: every bucket of a field or tag is 0, so that vectors, history and counters are all there is
     totals: bool = True  # the illustration's as-of counts in bins, which the paper has among its fields
+    interests: bool = True  # vectors of the tags that the user bookmarked lately and for long; false: zero
     id_dropout: float = Field(0.0, ge=0, lt=1)  # share of rows that train what a new user, illustration, artist is like
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
     tower_dropout: float = Field(0.5, ge=0, lt=1)
@@ -188,12 +189,13 @@ class Ranker(nn.Module, ABC):
         if self.training and len(batch) < 2:
             raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
         batch = batch if self.config.totals else _without_totals(batch)
+        batch = batch if self.config.interests else _without_interests(batch)
         batch = batch if self.config.ids else _without_ids(batch)
         return self.score(self.new_ids(batch) if self.new_ids else batch)
 
     @abstractmethod
     def score(self, batch: Batch) -> Scores:
-        """What this form of ranker makes of a batch whose ids and totals are as it should see them."""
+        """What this form of ranker makes of a batch whose ids, totals and interests are as it should see them."""
 
     def penalty(self) -> Tensor | None:
         """What the configuration adds to the loss for large weights; None: nothing."""
@@ -366,6 +368,11 @@ def _without_totals(batch: Batch) -> Batch:
     fields_BF = batch.item_fields_BF.clone()
     fields_BF[:, [place for place, name in enumerate(ITEM_FIELDS) if name in TOTALS]] = 0
     return replace(batch, item_fields_BF=fields_BF)
+
+
+def _without_interests(batch: Batch) -> Batch:
+    return replace(batch, long_interest_BD=torch.zeros_like(batch.long_interest_BD),
+                   short_interest_BD=torch.zeros_like(batch.short_interest_BD))
 
 
 def _without_ids(batch: Batch) -> Batch:
