@@ -26,7 +26,7 @@ from umair.config import load_config
 from umair.evaluation.retrieval import Precision, precision_among_others, standardised
 from umair.evidence import ROOT, origin, provenance, spread, write_evidence
 from umair.job import Config, Job
-from umair.model.image_encoder import ImageEncoder, build_image_encoder, to_pixels
+from umair.model.image_encoder import ImageEncoder, build_image_encoder, take_weights, to_pixels
 from umair.model.painting_style import StylePool
 from umair.neighbours import EXACT_MOST, approximate_recall
 from umair.picture import decode_picture
@@ -65,7 +65,7 @@ THROUGH_ITSELF = {  # form -> the weights whose artists were told apart through 
     "moments": "tags and artists through moments"}
 DEFAULT = next(iter(THROUGH_ITSELF))  # of conf/local.yaml and conf/cluster.yaml
 IN_SHORT = {  # name -> weights, form of the style vector
-    f"tags and artists through {DEFAULT} (conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
+    f"tags and artists through {DEFAULT} (the form of conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
     "tags and artists through gram_max, the paper's form": ("tags and artists", PAPER),
     "tags alone, the paper's form, as in the paper": ("tags alone (the paper's)", PAPER), f"tags alone, {DEFAULT}": ("tags alone (the paper's)", DEFAULT),
     "random, the paper's form": ("random", PAPER), f"random, {DEFAULT}": ("random", DEFAULT)}
@@ -145,7 +145,7 @@ class _Grid:
         """By name and form: the style vectors of every form, and the semantic ones, from one pass over the pictures."""
         stages = max(changes.get("style_stages", 1) for changes in FORMS.values())
         encoder = ImageEncoder(self.config.model_copy(update={"style": "moments", "style_stages": stages}))
-        encoder.load_state_dict(state)
+        take_weights(encoder, state)
         channels, blocks, encoder = encoder.maps.style_channels, self.config.style_blocks, encoder.eval()
         pools = {form: StylePool(changes["style"], channels[:blocks + changes.get("style_stages", 1) - 1], channels[0],
                                  log=changes["style_log"]) for form, changes in FORMS.items()}

@@ -44,7 +44,7 @@ class PictureLimits(Section):
 def decode_picture(content: bytes, size: int, limits: PictureLimits) -> RGB:
     """The picture as uint8 [size, size, 3] RGB, by bilinear resizing that does not keep the aspect (as UMAIR-FPS does).
 
-    EXIF orientation is applied, alpha laid over white, of an animation the first frame taken; CMYK, palette and 16-bit
+    EXIF orientation is applied where EXIF can be read, alpha laid over white, of an animation the first frame taken; CMYK, palette and 16-bit
     pictures are converted. The header is checked before any pixel is decoded. Departure from the authors' code: a JPEG of
     more than four times `size` is halved while decoding, and shrinking averages over the pixels it skips.
 
@@ -54,7 +54,7 @@ def decode_picture(content: bytes, size: int, limits: PictureLimits) -> RGB:
     try:
         image.draft(None, (2 * size, 2 * size))
         image.load()
-        flat = _over_white(_eight_bit(ImageOps.exif_transpose(image)))
+        flat = _over_white(_eight_bit(_upright(image)))
         return np.array(flat.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
     except Exception as error:  # Pillow's readers raise almost anything on hostile bytes
         raise _broken(error) from error
@@ -89,6 +89,13 @@ def _check_pixels(size: tuple[int, int], limits: PictureLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise PictureError("too_many_pixels", f"{width} x {height}, allowed {limits.max_pixels} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises almost anything for a damaged EXIF block, which says nothing against the pixels
+        return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

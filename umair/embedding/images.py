@@ -30,6 +30,7 @@ from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
 PHASES = ("read", "decode", "encode", "task")  # read and decode in threads, while encode works; task: from start to end
+OUT_OF_REACH = ("missing_file", "unreadable_file")  # rules that say more of the store than of the picture
 REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
@@ -86,15 +87,16 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
 
     `state` is `picture_state` of a file (`picture_hash` with `changed_by: content`), the SHA-256 of bytes in the catalogue.
     `reason` is new, changed or retried; changed is also one whose illustration has another index now. A picture that was
-    there and could not be read is retried in any case: that was the store's fault, not its own. An illustration without
-    path and bytes has no picture, which is no fault: it is left out.
+    there and could not be read is retried in any case: that was the store's fault, not its own. One that has vectors and could
+    not be reached lately counts as changed until it is read again. An illustration without path and bytes has no picture,
+    which is no fault: it is left out.
     """
     pictures = with_state(illustrations.filter(HAS_PICTURE), image_root, config)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
     retried = "'retried'" if config.retry_rejects else "NULL"
     return tried.withColumn("reason", F.expr(f"""
         CASE WHEN embedded IS NULL THEN 'new'
-             WHEN array_contains(embedded, concat(illust_index, '|', state)) THEN NULL
+             WHEN array_contains(embedded, concat(illust_index, '|', state)) AND size(rejected) = 0 THEN NULL
              WHEN array_contains(faulty, state) AND size(embedded) = 0 THEN 'retried'
              WHEN array_contains(rejected, state) AND size(embedded) = 0 THEN {retried}
              ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected", "faulty")
@@ -201,7 +203,7 @@ def _tried_states(pictures: DataFrame, vectors: DataFrame | None, rejects: DataF
             "illust_id", "concat(illust_index, '|', state)", "NULL", "NULL"))
     if rejects is not None:
         own = rejects.filter(_by_encoder(encoder)).withColumn("state", F.expr(f"substring(state, {len(encoder) + 2})"))
-        faulty = f"IF(rule IN ('unreadable_file', 'missing_file') AND state NOT LIKE '%|{NOT_THERE}', state, NULL)"
+        faulty = f"IF(rule IN {OUT_OF_REACH} AND state NOT LIKE '%|{NOT_THERE}', state, NULL)"
         tried = tried.union(own.selectExpr("CAST(key AS BIGINT)", "NULL", "state", faulty))
     return tried.groupBy("illust_id").agg(*[F.collect_set(name).alias(name) for name in columns])
 
@@ -213,7 +215,8 @@ def _by_encoder(encoder: str) -> Any:
 
 # ---------------------------------------------------------------- what came of it
 def _count(embedded: DataFrame) -> dict[str, Any]:
-    """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition."""
+    """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition. `kept`: what
+    had vectors, could not be reached, and keeps them."""
     sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
     groups = embedded.groupBy("partition", "reason", "rule").agg(F.count("*").alias("rows"), *sums).collect()
     rejected = [group for group in groups if group["rule"] is not None]
@@ -221,6 +224,7 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
     return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},
             "rejects": _sum_by("rule", "rows", rejected),
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
+            "kept": sum(group["rows"] for group in rejected if group["reason"] == "changed" and group["rule"] in OUT_OF_REACH),
             "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "pictures")}
 
 
@@ -259,7 +263,7 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
              ) -> dict[str, Update]:
     """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
     tried = sum(facts["rows"].values())
-    revised = facts["rows"]["changed"] + facts["withdrawn"]  # what was retried had no vector
+    revised = facts["rows"]["changed"] - facts["kept"] + facts["withdrawn"]  # what was retried had no vector
     updates = {}
     if tried or facts["withdrawn"] or facts["withdrawn_rejects"] or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)
@@ -282,8 +286,9 @@ def _rejects_now(embedded: DataFrame, rejects: DataFrame | None, encoder: str) -
 
 
 def _unrevised(embedded: DataFrame, vectors: DataFrame, encoder: str) -> DataFrame:
-    """The table as it is, less this encoder's rows of pictures that were tried again."""
-    revised = embedded.filter("reason <> 'new'").select(F.col("illust_id").alias("revised"))
+    """The table as it is, less this encoder's rows of pictures that were tried again and reached."""
+    reached = f"reason <> 'new' AND (rule IS NULL OR rule NOT IN {OUT_OF_REACH})"
+    revised = embedded.filter(reached).select(F.col("illust_id").alias("revised"))
     again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
     return vectors.join(revised, again, how="left_anti")
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from umair.model.image_encoder import ImageEncoderConfig
 
 
+MAP_NORMS = "hidden_states_norms."  # which a backbone lays over its maps: published classifiers have none, and fresh ones
+#                                     bring each position's channels to mean 0 and deviation 1 until the pretext trains them
 Keep = Callable[[int, Tensor], Tensor]  # number of a shallow map, the map -> what is kept of it
 
 
@@ -89,7 +91,7 @@ class BackboneMaps(nn.Module):
         if pretrained:  # AutoBackbone.from_pretrained itself would ask the hub, for a folder too
             with torch.device("meta"):
                 kind = type(AutoBackbone.from_config(shape))
-            self.network = load_whole(kind, config.weights, shape)
+            self.network = load_whole(kind, config.weights, shape, fresh=MAP_NORMS)
         else:
             self.network = AutoBackbone.from_config(shape)
         channels = list(self.network.channels)
@@ -103,12 +105,13 @@ class BackboneMaps(nn.Module):
         return FeatureMaps(style, maps[self.semantic_stage], maps[-1])
 
 
-def load_whole(kind: Any, weights: str | None, shape: Any) -> Any:
-    """A transformers model from a folder or the hub. Raises ValueError where weights are missing; transformers would leave
-    them random and only warn."""
+def load_whole(kind: Any, weights: str | None, shape: Any, fresh: str | None = None) -> Any:
+    """A transformers model from a folder or the hub; weights whose names begin with `fresh` may be new. Raises ValueError
+    where others are missing; transformers would leave them random and only warn."""
     network, loading = kind.from_pretrained(weights, config=shape, use_safetensors=True, output_loading_info=True)
-    if loading["missing_keys"]:
-        raise ValueError(f"{len(loading['missing_keys'])} weights are missing, first {min(loading['missing_keys'])}")
+    missing = sorted(name for name in loading["missing_keys"] if fresh is None or not name.startswith(fresh))
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing, first {missing[0]}")
     return network
 
 

@@ -6,13 +6,14 @@ B pictures, S width of the last stage (semantic), Y width of the first stage (st
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from umair.model.painting_style import StyleForm, StylePool
 
 PREPROCESSING = "rgb-bilinear-1"  # raise the number when the same file would give other pixels: part of the fingerprint
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
+STYLE_MATRICES = "style.turn_"  # weights that are drawn and not learnt, each form of the style vector its own
+OF_THE_CHECKPOINT = ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")  # not of its network
 
 
 class ImageEncoderConfig(Section):
@@ -145,15 +148,26 @@ def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
         if not config.weights.endswith(".safetensors"):
             return _pretrained(config)
         encoder = ImageEncoder(config)
-        encoder.load_state_dict(load_file(config.weights))
+        take_weights(encoder, load_file(config.weights))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if config.weights is None:
-            raise ConfigError("image_encoder", f"a network that cannot be built ({_first_line(error)})",
+            raise ConfigError("image_encoder", f"a network that cannot be built ({_short(error)})",
                               "sizes that belong together", "correct backbone, style or stages") from error
-        raise ConfigError("image_encoder.weights", f"'{config.weights}', which cannot be used ({_first_line(error)})",
-                          "a .safetensors file, a Hugging Face folder or a hub name, with these widths and depths",
-                          "correct the name, or the widths, depths and block beside it") from error
+        raise ConfigError("image_encoder.weights", f"'{config.weights}', which cannot be used ({_short(error)})",
+                          "a weights.safetensors that umair saved, a Hugging Face folder or a hub name, with these widths "
+                          "and depths", "correct the name, or the widths, depths and block beside it; of a Hugging Face "
+                          "checkpoint name the folder, not its file") from error
     return encoder
+
+
+def take_weights(encoder: ImageEncoder, state: Mapping[str, Tensor]) -> None:
+    """Gives `encoder` the weights of another's state_dict. Where that one makes its style vector in another form, the
+    encoder keeps its own matrices for it. Raises RuntimeError for another network."""
+    own = {name: value for name, value in encoder.state_dict().items() if name.startswith(STYLE_MATRICES)}
+    theirs = {name: value for name, value in state.items() if name.startswith(STYLE_MATRICES)}
+    same = {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in theirs.items()}
+    learnt = {name: value for name, value in state.items() if not name.startswith(STYLE_MATRICES)}
+    encoder.load_state_dict({**learnt, **(theirs if same else own)})
 
 
 def save_image_encoder(encoder: ImageEncoder, folder: Path) -> dict[str, Any]:
@@ -161,7 +175,7 @@ def save_image_encoder(encoder: ImageEncoder, folder: Path) -> dict[str, Any]:
 
     Facts: `fingerprint` (stands for weights, network and preprocessing), `semantic_width`, `style_width`.
     """
-    config = encoder.config.model_copy(update={"weights": None})  # they are beside it now
+    config = _without_weights(encoder)
     save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=1), encoding="utf-8")
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
@@ -176,10 +190,21 @@ def load_image_encoder(folder: Path | str) -> ImageEncoder:
         config = ImageEncoderConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         encoder = ImageEncoder(config)
         encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, ValidationError, RuntimeError, SafetensorError) as error:
-        raise StorageError(str(folder), f"no whole image encoder ({_first_line(error)})",
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # pydantic's errors are ValueErrors
+        raise StorageError(str(folder), f"no whole image encoder ({_short(error)})",
                            f"{CONFIG_FILE} and {WEIGHTS_FILE}", "run jobs/pretrain_image_encoder.py again") from error
     return encoder.eval()
+
+
+def _without_weights(encoder: ImageEncoder) -> ImageEncoderConfig:
+    """The configuration of an encoder whose weights lie beside it: a backbone's shape, which may have come from the
+    checkpoint that it started from, is written out."""
+    changes: dict[str, Any] = {"weights": None}
+    if encoder.config.backbone is not None and encoder.config.weights is not None:
+        shape = encoder.maps.network.config
+        said = {name: value for name, value in shape.to_diff_dict().items() if name not in OF_THE_CHECKPOINT}
+        changes["backbone"] = {**said, "model_type": shape.model_type}
+    return encoder.config.model_copy(update=changes)
 
 
 def _pretrained(config: ImageEncoderConfig) -> ImageEncoder:
@@ -192,5 +217,7 @@ def _pretrained(config: ImageEncoderConfig) -> ImageEncoder:
     return ImageEncoder(config, maps)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _short(error: Exception) -> str:
+    """The first two lines: torch names in the second what does not fit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400] or type(error).__name__

@@ -64,7 +64,7 @@ class StylePool(nn.Module):
             rows = {"gram_max": 0, "gram_sketch": count, "moments": 2 * count}[form]
             if rows:
                 matrix = torch.randn(2, rows, share, generator=draw) / rows ** 0.5
-                self.register_buffer(f"turn_{layer}", matrix, persistent=False)
+                self.register_buffer(f"turn_{layer}", matrix)  # saved: torch may draw other numbers one day
 
     def forward(self, layers: list[Tensor]) -> Tensor:
         return self.joined([self.pooled(layer, maps_BCHW) for layer, maps_BCHW in enumerate(layers)])
