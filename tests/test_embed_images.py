@@ -345,6 +345,29 @@ def test_what_was_there_and_could_not_be_read_is_tried_again_unasked(site: Site,
     assert {row["illust_id"]: row["reason"] for row in todo.collect()} == {0: "retried", 1: "retried", 3: "new"}
 
 
+def test_a_picture_out_of_reach_keeps_its_vectors_and_is_tried_again(site: Site) -> None:
+    for key in (1, 2, 3):
+        site.put(key, picture_bytes(key))
+    site.embed()
+    before = site.vectors()
+    (site.images / "2.png").rename(site.images / "away")
+    site.put(3, picture_bytes(33))
+    facts = site.embed()
+    assert (facts["rows"]["changed"], facts["kept"]) == (2, 1)
+    after = site.vectors()
+    assert after["illust_id"].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(after["style"][1], before["style"][1])
+    assert not np.array_equal(after["style"][2], before["style"][2])
+    assert site.rejects() == {"2": "missing_file"}
+    assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {2: "changed"}
+    (site.images / "away").rename(site.images / "2.png")  # as it was, to the nanosecond
+    assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {2: "changed"}
+    site.embed()
+    assert site.rejects() == {}
+    assert len(site.vectors()) == 3
+    assert site.todo().count() == 0
+
+
 def test_files_are_compared_by_content_where_asked_for(site: Site) -> None:
     by_content = CONFIG.model_copy(update={"changed_by": "content"})
     for key, tail in ((1, b""), (2, b"a"), (3, b"")):  # what follows a PNG's end is no part of the picture
@@ -578,3 +601,7 @@ def test_drift_by_hand(spark: SparkSession) -> None:
         require_coverage(fewer, listed, "old", "new", 0.05)
     assert require_coverage(fewer, listed, "old", "new", 0.1) == {"before": 20, "after": 18}
     assert require_coverage(fewer, listed.filter("illust_id < 18"), "old", "new", 0) == {"before": 18, "after": 18}  # an earlier week
+    fresh = fewer.unionByName(fewer.filter("encoder = 'new' AND illust_id < 2").withColumn("illust_id", F.col("illust_id") + 100))
+    everything = listed.unionByName(listed.withColumn("illust_id", F.col("illust_id") + 100))
+    with pytest.raises(ContractError, match="vectors of 18 illustrations by the new encoder new, of the 20 that the old old knows"):
+        require_coverage(fresh, everything, "old", "new", 0.05)  # two that the old one never tried make up for none

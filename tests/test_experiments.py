@@ -17,7 +17,7 @@ from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
-from umair.experiments.summary import _GroupedReplicates
+from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates
 from umair.experiments.trial import CODE, Outcome
 from umair.job import Config
 from umair.metrics import auc, way
@@ -234,15 +234,25 @@ def test_a_published_claim_holds_fails_or_cannot_be_told():
         return {"estimate": (low + high) / 2, "low": low, "high": high}
 
     measured = {"worse": interval(0.01, 0.03), "better": interval(-0.03, -0.01), "open": interval(-0.01, 0.02)}
+    seeds = dict.fromkeys(measured, [0.7, 0.8]) | {"alone": [0.7]}
+    measured["alone"] = measured["worse"]
     published = {"umair": {"auc": 0.80, "note": ""}, **{f"{name} {said}": {"auc": auc, "note": "so"} for name in measured
                                                         for said, auc in (("below", 0.75), ("above", 0.82))}}
-    lines = _published(published, {f"{name} {said}": {"default_minus": measured[name]}
+    lines = _published(published, {f"{name} {said}": {"default_minus": measured[name], "auc_by_seed": seeds[name]}
                                    for name in measured for said in ("below", "above")})
     told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[4] for line in lines if line.endswith("| so |")}
     assert told == {"worse below": "holds", "worse above": "fails", "better below": "fails", "better above": "holds",
-                    "open below": "cannot tell", "open above": "cannot tell"}
+                    "open below": "cannot tell", "open above": "cannot tell", "alone below": "one seed", "alone above": "one seed"}
     assert any(line.startswith("| worse below | 0.7500 | +0.0500 | +0.0200 (+0.0100 to +0.0300) |") for line in lines)
     assert _published({}, measured) == []
+
+
+def test_the_mean_of_drawn_seeds_varies_as_the_mean_of_seeds_does():
+    """Five figures 0, 1, 3, 4, 7: their mean's standard error is the root of 7.5 / 5, 1.225; five drawn ones would give 1.095."""
+    logit_N = np.array([0.0, 1.0])
+    replicates = _Replicates(np.array([0, 1]), np.array([0, 1]), {"umair": [logit_N] * 5})
+    mean_R = replicates._over_seeds([np.full(REPLICATES, value) for value in (0.0, 1.0, 3.0, 4.0, 7.0)])
+    assert mean_R.std() == pytest.approx(1.225, rel=0.07)
 
 
 def test_the_gauc_of_a_replicate_counts_each_user_as_often_as_it_was_drawn():

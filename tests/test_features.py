@@ -24,7 +24,7 @@ from umair.storage import Store
 from umair.training.buckets import _share_shared, item_buckets, shared_buckets, user_buckets
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features, FeatureSource, pack_features
-from umair.training.lookup import Lookup
+from umair.training.lookup import Lookup, lookups_of
 from umair.training.packing import fit_axes
 
 WIDTHS = {"semantic": 2, "style": 3, "text": 4}
@@ -352,6 +352,21 @@ def test_resident_vectors_make_the_same_batch(features):
     mapped, resident = (Lookup(features, ranker, "cpu", resident=resident).batch(window_rows()) for resident in (False, True))
     for name, of_BD in mapped.vectors_BD.items():
         torch.testing.assert_close(resident.vectors_BD[name], of_BD, rtol=0, atol=0)
+
+
+def test_a_ranker_without_compact_vectors_does_with_the_look_ups_of_one_that_has_them(features):
+    configs = {"ids": RankerConfig(form="dcn_v2"), "main": RankerConfig(match=True), "style": RankerConfig(match=["style"]),
+               "other": RankerConfig(form="dcn_v2", tag_buckets=7)}
+    rankers = {name: build_ranker(config, features.widths) for name, config in configs.items()}
+    for name in ("main", "style"):
+        for modality, width in features.widths.items():
+            rankers[name].set_axes(modality, torch.zeros(width), torch.eye(width))
+    lookups = lookups_of(features, rankers, "cpu")
+    assert lookups["ids"] is lookups["main"]
+    assert len({lookup.key for lookup in lookups.values()}) == 3  # other axes, other buckets
+    alone, shared = (rankers["ids"].eval()(each.batch(window_rows())).logit_B
+                     for each in (Lookup(features, rankers["ids"]), lookups["ids"]))
+    assert torch.equal(alone, shared)
 
 
 def test_what_lies_on_the_device_lies_there_once(features):

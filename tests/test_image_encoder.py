@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import ResNetModel
+from transformers import ConvNextConfig, ConvNextForImageClassification, ResNetModel, SwinConfig, SwinModel
 
 from umair.config import load_config
 from umair.errors import ConfigError, StorageError
@@ -22,7 +22,7 @@ from umair.model.image_encoder import (
     save_image_encoder,
     to_pixels,
 )
-from umair.model.painting_style import style_vector
+from umair.model.painting_style import StylePool, style_vector
 from umair.storage import read_facts, write_folder
 
 torch.set_num_threads(1)
@@ -228,8 +228,26 @@ def test_any_backbone_with_feature_maps_serves(tmp_path: Path, backbone: dict, w
     encoder.maps.network.save_pretrained(tmp_path / "theirs")  # as a Hugging Face folder
     again = tiny(seed=1, backbone={},
                  weights=str(tmp_path / "theirs"))
+    write_folder(tmp_path / "again", lambda folder: save_image_encoder(again, folder))
     with torch.inference_mode():
         torch.testing.assert_close(again(pixels()).semantic_BS, vectors.semantic_BS)
+        torch.testing.assert_close(load_image_encoder(tmp_path / "again")(pixels()).semantic_BS, vectors.semantic_BS)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [
+    (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+    (SwinModel, SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=32, patch_size=2, window_size=4))])
+def test_published_checkpoints_have_no_norms_over_their_maps_and_serve(tmp_path: Path, kind: type, shape: object) -> None:
+    torch.manual_seed(0)
+    published = kind(shape)
+    published.save_pretrained(tmp_path / "theirs")
+    encoder = tiny(backbone={}, weights=str(tmp_path / "theirs"))
+    with torch.inference_mode():
+        inner = getattr(published.eval(), "convnext", published)
+        stages = inner(pixels(), output_hidden_states=True).hidden_states[1:]
+        last_BCHW = stages[-1] if stages[-1].ndim == 4 else stages[-1].transpose(1, 2)[..., None]
+        normal_BCHW = (last_BCHW - last_BCHW.mean(1, keepdim=True)) / (last_BCHW.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(encoder(pixels()).semantic_BS, normal_BCHW.mean((2, 3)), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -262,6 +280,38 @@ def test_the_same_weights_and_pixels_give_the_vectors_that_are_written_here() ->
     style_Y = [0.0, 126.1582, 499.3142, 153.9777, 181.0933, 528.5872, 120.3570, 0.0]
     torch.testing.assert_close(vectors.semantic_BS[0], torch.tensor(semantic_S), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(vectors.style_BY[0], torch.tensor(style_Y), rtol=1e-4, atol=1e-3)
+    maps_BCHW = torch.arange(24.0).view(1, 3, 2, 4).sin()
+    assert_style("gram_sketch", maps_BCHW, [0.0, 0.0])
+    assert_style("moments", maps_BCHW, [0.0, 0.0])
+
+
+def assert_style(form: str, maps_BCHW: torch.Tensor, style_Y: list[float]) -> None:
+    """The matrices that new encoders draw; a saved encoder has its own beside its weights."""
+    torch.testing.assert_close(StylePool(form, [3], 2)([maps_BCHW])[0], torch.tensor(style_Y), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_serve_an_encoder_with_another_form_of_style(tmp_path: Path) -> None:
+    sketched, plain = tiny(style="gram_sketch"), tiny(seed=1)
+    with torch.no_grad():
+        sketched.style.turn_0.mul_(2)  # as if another release of torch had drawn them
+    write_folder(tmp_path / "sketched", lambda folder: save_image_encoder(sketched, folder))
+    write_folder(tmp_path / "plain", lambda folder: save_image_encoder(plain, folder))
+    with torch.inference_mode():
+        for form, folder, vectors in (("gram_sketch", "sketched", sketched(pixels())), ("gram_max", "plain", plain(pixels()))):
+            again = tiny(seed=2, style=form, weights=str(tmp_path / folder / "weights.safetensors"))
+            torch.testing.assert_close(again(pixels()).style_BY, vectors.style_BY, rtol=0, atol=0)
+        crossed = tiny(seed=2, style="gram_sketch", weights=str(tmp_path / "plain" / "weights.safetensors"))
+        torch.testing.assert_close(crossed(pixels()).semantic_BS, plain(pixels()).semantic_BS, rtol=0, atol=0)
+        torch.testing.assert_close(crossed.style.turn_0, tiny(style="gram_sketch").style.turn_0, rtol=0, atol=0)
+
+
+def test_a_fingerprint_stands_for_the_matrices_of_the_style_too(tmp_path: Path) -> None:
+    first = tiny(style="gram_sketch")
+    marks = [write_folder(tmp_path / "first", lambda folder: save_image_encoder(first, folder))["fingerprint"]]
+    with torch.no_grad():
+        first.style.turn_0[0, 0, 0] += 1
+    marks.append(write_folder(tmp_path / "second", lambda folder: save_image_encoder(first, folder))["fingerprint"])
+    assert marks[0] != marks[1]
 
 
 @pytest.mark.parametrize("changes", [

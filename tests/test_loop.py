@@ -167,6 +167,24 @@ def test_a_poisoned_batch_is_named_and_the_checkpoint_before_it_is_kept_and_soun
     assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatch):
+    """The fifth step, after which a checkpoint is due, has a loss as any other and leaves a weight that is no number."""
+    step, seen = Trainee.step, []
+
+    def ruinous(trainee, batch, *args, **named):
+        step(trainee, batch, *args, **named)
+        seen.append(batch)
+        if len(seen) == 5:
+            with torch.no_grad():
+                next(trainee.ranker.parameters()).view(-1)[0] = float("inf")
+
+    monkeypatch.setattr(Trainee, "step", ruinous)
+    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights that are not finite, first \S+; expected finite "
+                                            r"weights.*last good checkpoint is kept: there is none yet"):
+        train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1))
+    assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
+
+
 def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):
     given = arguments(store, tmp_path / "x")
     with pytest.raises(ContractError, match=r"4 files with rows for 5 ranks.*windows\.files to 5"):

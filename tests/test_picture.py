@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from umair.picture import PictureError, PictureLimits, decode_picture
 
@@ -81,6 +81,15 @@ def test_exif_orientation_is_applied(orientation: int, corner: tuple[int, int]) 
     bright = {place: int(pixels[place].mean()) for place in [(0, 0), (0, -1), (-1, 0), (-1, -1)]}
     assert max(bright, key=bright.__getitem__) == corner
     assert sorted(bright.values())[-2] < 50 < bright[corner]
+
+
+def test_an_exif_block_that_cannot_be_read_says_nothing_against_the_pixels() -> None:
+    whole = encoded(Image.new("RGB", (8, 8), (200, 30, 30)), "JPEG", dpi=(72, 72))
+    block = b"Exif\0\0no header of a TIFF"
+    damaged = whole[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + whole[2:]
+    with pytest.raises(SyntaxError):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(damaged)))
+    np.testing.assert_array_equal(decode_picture(damaged, 32, LIMITS), decode_picture(whole, 32, LIMITS))
 
 
 def test_alpha_lies_over_white() -> None:

@@ -82,8 +82,14 @@ def test_a_preset_is_what_it_says_and_any_key_beside_it_counts_more():
     assert (umair.matched, umair.counters, umair.deep, umair.deep_dropout) == (MODALITIES, True, (128, 64, 32), 0.4)
     corrected = RankerConfig(preset="corrected")
     assert (corrected.matched, corrected.counters, corrected.projected_experts, corrected.penalties) == ((), True, True, False)
-    with pytest.raises(ValidationError, match="preset 'best'; known: paper, corrected, umair"):
+    with pytest.raises(ValidationError, match="preset 'best'; known: paper, corrected, umair, authors, fair"):
         RankerConfig(preset="best")
+
+
+@pytest.mark.parametrize("form", ["dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"])
+def test_a_rival_is_as_the_authors_ran_it_or_given_all_that_the_default_reads(form):
+    assert RankerConfig(preset="authors", form=form) == RankerConfig(form=form, inputs="authors")  # whose counts `umair params` has
+    assert RankerConfig(preset="fair", form=form) == RankerConfig(preset="umair", form=form, inputs="all", vector_fields=3)
 
 
 @pytest.mark.parametrize(("changes", "text"), [

@@ -48,6 +48,7 @@ def test_shares_of_a_step_make_every_row_count_alike():
     plans = [plan_epoch({"a": 10, "b": 10, "c": 10}, 2, rank, 10) for rank in range(2)]
     assert [plan.sizes for plan in plans] == [[10, 10], [5, 5]]
     assert [plan.share(0) for plan in plans] == pytest.approx([4 / 3, 2 / 3])
+    assert all(plan.share(step) == plan.sizes[step] * 2 / sum(each.sizes[step] for each in plans) for plan in plans for step in range(2))
     assert sum(plan.share(1) / plan.sizes[1] * 7.0 for plan in plans) / 2 == pytest.approx(7.0 * 2 / 15)  # one row of each
 
 

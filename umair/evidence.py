@@ -43,7 +43,8 @@ def write_evidence(page: Path, result: dict[str, Any], text: str, summary: dict[
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page.write_text(text, encoding="utf-8")
-    print(json.dumps({"page": str(page.relative_to(ROOT)), **summary}))  # noqa: T201  for the terminal
+    named = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+    print(json.dumps({"page": str(named), **summary}))  # noqa: T201  for the terminal
 
 
 def spread(values: list[float]) -> str:

@@ -26,7 +26,7 @@ from umair.model.ranker import Ranker, Scores
 from umair.storage import Store
 from umair.training.checkpoint import load_ranker
 from umair.training.features import Features, FeatureSource, pack_features
-from umair.training.lookup import COLUMNS, Lookup
+from umair.training.lookup import COLUMNS, lookups_of
 from umair.training.loop import MAIN
 from umair.training.reader import Rows
 
@@ -101,7 +101,7 @@ class _Scorer:
         self.features = plan.open_features()
         self.rankers: dict[str, Ranker] = {name: load_ranker(Path(folder)).to(self.device).eval()
                                            for name, folder in plan.rankers.items()}
-        self.lookups = {name: Lookup(self.features, ranker, self.device) for name, ranker in self.rankers.items()}
+        self.lookups = lookups_of(self.features, self.rankers, self.device)
 
     @torch.inference_mode()
     def score(self, window: pa.RecordBatch) -> pa.RecordBatch:

@@ -61,7 +61,8 @@ class _Replicates:
         scores = {f"{ranker} {seed}": logit_N.astype(np.float64)
                   for ranker, each in logits.items() for seed, logit_N in enumerate(each)}
         self.aucs = resample_users(user_N, label_N, scores, replicates=REPLICATES, confidence=CONFIDENCE, seed=0)
-        self.drawn_RS = np.random.default_rng(1).integers(0, self.seeds, (REPLICATES, self.seeds))
+        drawn = max(1, self.seeds - 1)  # of n seeds n - 1, as the mean of n drawn ones varies by (n - 1) / n too little
+        self.drawn_RS = np.random.default_rng(1).integers(0, self.seeds, (REPLICATES, drawn))
         self.weight_UR = np.random.default_rng(2).poisson(1.0, (len(np.unique(user_N)), REPLICATES)).astype(np.float64)
         self.gaucs = {ranker: [_GroupedReplicates.of(user_N, label_N, logit_N, self.weight_UR) for logit_N in each]
                       for ranker, each in logits.items()}

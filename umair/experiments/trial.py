@@ -23,6 +23,7 @@ from umair.training.loop import MAIN, TrainingConfig, train_rankers
 from umair.training.ranks import Ranks
 
 SCORING_BATCH = 4_096  # rows
+AUTHORS_BATCH = 512  # rows that the authors score together (spec: their weights are a mean over the batch)
 CODE = (  # what a trial's scores depend on beside its configuration and rows; not the encoders, whose vectors the rows have
     "baselines", "model/batch.py", "model/compact.py", "model/contribution.py", "model/cross_network.py", "model/listed.py",
     "model/match.py", "model/new_ids.py", "model/norm.py", "model/presets.py", "model/profiles.py",
@@ -103,7 +104,8 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     features = Features.open(trial.training.feature_folder(Path(trial.root)) / trial.inputs.source.key)
     rows_by_file = dict(sorted(trial.inputs.rows_by_file["test"].items()))
     rows = sum(rows_by_file.values())
-    sizes = [SCORING_BATCH] * (rows // SCORING_BATCH) + [rows % SCORING_BATCH] * (rows % SCORING_BATCH > 0)
+    batch = AUTHORS_BATCH if trial.ranker.batch_mean else SCORING_BATCH
+    sizes = [batch] * (rows // batch) + [rows % batch] * (rows % batch > 0)
     with torch.inference_mode():
         feed = Feed(features, {MAIN: ranker}, device, resident=trial.training.resident)
         said = [ranker(batch[MAIN]) for batch in feed.batches(rows_by_file, sizes)]

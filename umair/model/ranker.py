@@ -34,7 +34,7 @@ from umair.model.contribution import (
     SenetExpert,
 )
 from umair.model.cross_network import CrossNetMix
-from umair.model.match import Match, ProfilePlace
+from umair.model.match import Match, Matches, ProfilePlace
 from umair.model.new_ids import NewIds
 from umair.model.norm import BatchNorm
 from umair.model.presets import with_preset
@@ -123,6 +123,8 @@ class RankerConfig(Section):
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_weights: bool = True  # each user weighs the matches' sums for itself; false: they are added as they are
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero
+    match_mixed: bool = False  # the contribution weighs, and the crosses read, each modality's vector plus its match
+    match_crossed: bool = False  # the crosses read the matches' sums
 
     @model_validator(mode="before")
     @classmethod
@@ -243,6 +245,7 @@ class UmairRanker(Ranker):
         mixed = shared * (1 if self.contribution else len(self.modalities))
         self.counters = Counters() if config.counters else None
         head = mixed + shared + config.counters * len(COUNTERS)
+        head += config.match_crossed * len(self.matched)
         self.cross = cross_network(config, head)
         self.cross_norm = BatchNorm(head) if config.residual else None
         self.axes.update({name: Axes(widths[name]) for name in self.matched if name != "profile"})
@@ -256,15 +259,17 @@ class UmairRanker(Ranker):
     def score(self, batch: Batch) -> Scores:
         facts_BX = self._user_facts(batch)
         user_BD = self.user_tower(torch.cat([facts_BX, batch.long_interest_BD, batch.short_interest_BD], 1))
-        mixed_BX, weight_BM = self._contribute(batch, user_BD)
+        matches = None if self.match is None else self.match(batch)
+        mixed_BX, weight_BM = self._contribute(batch, user_BD, matches)
         head, logits = [mixed_BX, user_BD], []
         if self.counters is not None:
             counters_BC, counted_B = self.counters(batch.counters_BC)
             head.append(counters_BC)
             logits.append(counted_B)
+        if matches is not None and self.config.match_crossed:
+            head.append(matches.sum_BM)
         head_BX, match_BM = self._crossed(torch.cat(head, 1)), None
-        if self.match is not None:
-            matches = self.match(batch)
+        if matches is not None:
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
             match_BM = matches.sum_BM if self.weigh is None else F.softplus(self.weigh(facts_BX)) * matches.sum_BM
             logits.append(match_BM.sum(1))
@@ -308,10 +313,14 @@ class UmairRanker(Ranker):
         item_BD: Tensor = self.item_tower(torch.cat(parts, 1))
         return item_BD
 
-    def _contribute(self, batch: Batch, user_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _contribute(self, batch: Batch, user_BD: Tensor, matches: Matches | None) -> tuple[Tensor, Tensor | None]:
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
         modality_BMD = torch.stack([F.relu(self.project[name](batch.vectors_BD[name])) if name in self.project
                                     else self._item(batch) for name in self.modalities], 1)
+        if matches is not None and self.config.match_mixed:
+            product_BMP = torch.zeros_like(modality_BMD)
+            product_BMP[:, [self.modalities.index(name) for name in self.matched]] = matches.product_BMP
+            modality_BMD = modality_BMD + product_BMP
         known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
         if self.contribution is None:
             return (modality_BMD * known_BM[:, :, None]).flatten(1), None

@@ -12,7 +12,7 @@ from umair.model.batch import Batch
 from umair.model.ranker import Ranker
 from umair.training.ahead import ahead
 from umair.training.features import Features
-from umair.training.lookup import COLUMNS, Lookup
+from umair.training.lookup import COLUMNS, lookups_of
 from umair.training.reader import Rows, read_batches
 
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ class Feed:
     """
 
     def __init__(self, features: Features, rankers: dict[str, Ranker], device: str, *, resident: bool = False) -> None:
-        self.lookups = {name: Lookup(features, ranker, device, resident=resident) for name, ranker in rankers.items()}
+        self.lookups = lookups_of(features, rankers, device, resident=resident)
         self.device = device
         self.seconds = {"read": 0.0, "batch": 0.0, "wait": 0.0}
 

@@ -44,8 +44,8 @@ class Lookup:
         self.features, self.config, self.axes, self.device = features, ranker.config, ranker.axes, torch.device(device)
         for name, axes in ranker.axes.items():
             require_width(name, features.widths[name], len(axes.get_buffer("mean_D")))
-        buckets = [self.config.user_fields, self.config.item_fields, self.config.tag_buckets]
-        self.key = fingerprint([buckets, axes_key(ranker.axes)])
+        self.buckets = fingerprint([self.config.user_fields, self.config.item_fields, self.config.tag_buckets])
+        self.key = fingerprint([self.buckets, axes_key(ranker.axes)])
         place = self.device if resident else torch.device("cpu")
         self.vectors = {name: features.tensor(name, place) for name in VECTOR_MODALITIES}
 
@@ -83,6 +83,16 @@ class Lookup:
             vectors_BD={name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()},
             item_B=item_B, bookmarked_BH=_list(rows["bookmarked"]), passed_BH=_list(rows["passed"]),
             label_B=_labels(rows["label"]), catalogue=self.catalogue)
+
+
+def lookups_of(features: Features, rankers: dict[str, Ranker], device: torch.device | str, *, resident: bool = False
+               ) -> dict[str, Lookup]:
+    """By ranker. One that reads no compact vectors does with the look-ups of one that does, if they have the same buckets."""
+    lookups = {name: Lookup(features, ranker, device, resident=resident) for name, ranker in rankers.items()}
+    richest: dict[str, Lookup] = {}
+    for lookup in sorted(lookups.values(), key=lambda lookup: -len(lookup.axes)):
+        richest.setdefault(lookup.buckets, lookup)
+    return {name: lookup if len(lookup.axes) else richest[lookup.buckets] for name, lookup in lookups.items()}
 
 
 def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:

@@ -158,11 +158,18 @@ class _Run:
     def steps_done(self) -> int:
         return self.position.epoch * self.plan.steps + self.position.step
 
+    @property
+    def _kept(self) -> str:
+        return str(self.checkpoints.newest or "there is none yet")
+
     def _parts(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
         return {name: (trainee.ranker, trainee.optimizer) for name, trainee in self.trainees.items()}
 
     def _save(self) -> None:
-        """The first rank writes a checkpoint at the present position; the others wait for it."""
+        """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights, and
+        refuse alike those that are not finite."""
+        for trainee in self.trainees.values():
+            trainee.require_finite(self.steps_done, self._kept)
         self._share_statistics()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
@@ -220,8 +227,7 @@ class _Run:
 
     def _add_point(self) -> dict[str, float]:
         """Adds to the curve each ranker's mean loss over all ranks and the steps since the last point."""
-        kept = str(self.checkpoints.newest or "there is none yet")
-        losses = self.ranks.mean({name: trainee.take_loss(self.steps_done, kept)
+        losses = self.ranks.mean({name: trainee.take_loss(self.steps_done, self._kept)
                                   for name, trainee in self.trainees.items()})
         self.curve.append({"epoch": self.position.epoch, "step": self.position.step,
                            "rows": self.plan.rows_after(self.position.step), "loss": losses})

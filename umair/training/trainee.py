@@ -116,6 +116,14 @@ class Trainee:
                                     f"the last good checkpoint is kept: {kept}")
         return sum(losses) / len(losses)
 
+    def require_finite(self, step: int, kept: str) -> None:
+        """Raises ContractError when a weight is not finite: the last step's loss says nothing of the weights that it left."""
+        wrong = [name for name, weight in self.ranker.named_parameters() if not torch.isfinite(weight).all()]
+        if wrong:
+            raise ContractError(f"ranker '{self.name}', step {step}", f"weights that are not finite, first {wrong[0]}",
+                                "finite weights", "lower training.learning_rate, or set training.clip_norm; "
+                                f"the last good checkpoint is kept: {kept}")
+
     @torch.inference_mode()
     def score(self, batch: Batch) -> Tensor:
         """logit_B on the CPU, in evaluation mode."""
