@@ -234,7 +234,7 @@ def test_a_published_claim_holds_fails_or_cannot_be_told():
         return {"estimate": (low + high) / 2, "low": low, "high": high}
 
     measured = {"worse": interval(0.01, 0.03), "better": interval(-0.03, -0.01), "open": interval(-0.01, 0.02)}
-    seeds = dict.fromkeys(measured, [0.7, 0.8]) | {"alone": [0.7]}
+    seeds = {**{name: [0.7, 0.8] for name in measured}, "alone": [0.7]}
     measured["alone"] = measured["worse"]
     published = {"umair": {"auc": 0.80, "note": ""}, **{f"{name} {said}": {"auc": auc, "note": "so"} for name in measured
                                                         for said, auc in (("below", 0.75), ("above", 0.82))}}

@@ -345,6 +345,32 @@ def test_without_interests_the_vectors_of_the_users_tags_are_not_read():
             assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not interests, name
 
 
+@pytest.mark.parametrize("changes", [{}, {"match": ["style"]}, {"match_width": 5}, {"contribution": "none"}])
+def test_mixed_matches_are_what_the_contribution_weighs(changes):
+    """The user vector and the illustration stay; only the list of bookmarks is another one."""
+    batch = random_batch()
+    other = replace(batch, bookmarked_BH=batch.bookmarked_BH.flip(0))
+    for mixed in (True, False):
+        torch.manual_seed(0)
+        ranker = UmairRanker(small(**{"match": True, "match_mixed": mixed, **changes}), WIDTHS).eval()
+        seen = []
+        ranker.cross.register_forward_hook(lambda module, given, output, seen=seen: seen.append(given[0]))
+        one, two = ranker(batch), ranker(other)
+        assert torch.equal(*seen) is not mixed
+        if one.contribution_BM is not None:
+            assert torch.equal(one.contribution_BM, two.contribution_BM) is not mixed
+
+
+def test_a_mixed_match_is_added_to_its_own_modality():
+    torch.manual_seed(0)
+    batch, ranker = random_batch(), UmairRanker(small(match=["style", "profile"], match_mixed=True), WIDTHS).eval()
+    matches, modality_BMD = ranker.match(batch), torch.zeros(len(batch), 4, ranker.config.tower[-1])
+    added_BMD = ranker._with_matches(modality_BMD, matches)
+    expected_BMP = ranker.mix(matches.product_BMP)
+    assert not added_BMD[:, [0, 2]].any()  # semantic, text
+    torch.testing.assert_close(added_BMD[:, [1, 3]], expected_BMP)
+
+
 CONTENT = {"ids": False, "match": True, "modalities": ["semantic", "style", "text"], "counters": True}
 
 

@@ -44,9 +44,10 @@ class PictureLimits(Section):
 def decode_picture(content: bytes, size: int, limits: PictureLimits) -> RGB:
     """The picture as uint8 [size, size, 3] RGB, by bilinear resizing that does not keep the aspect (as UMAIR-FPS does).
 
-    EXIF orientation is applied where EXIF can be read, alpha laid over white, of an animation the first frame taken; CMYK, palette and 16-bit
-    pictures are converted. The header is checked before any pixel is decoded. Departure from the authors' code: a JPEG of
-    more than four times `size` is halved while decoding, and shrinking averages over the pixels it skips.
+    EXIF orientation is applied where EXIF can be read, alpha laid over white, of an animation the first frame taken; CMYK,
+    palette and 16-bit pictures are converted. The header is checked before any pixel is decoded. Departure from the
+    authors' code: a JPEG of more than four times `size` is halved while decoding, and shrinking averages over the pixels it
+    skips.
 
     Raises PictureError: empty_file, too_many_bytes, not_an_image, too_many_pixels, truncated, damaged.
     """

@@ -48,17 +48,19 @@ def measure_drift(vectors: DataFrame, before: str, after: str, *, key: str = "il
 
 def require_coverage(vectors: DataFrame, present: DataFrame, before: str, after: str, allowed: float, key: str = "illust_id"
                      ) -> dict[str, int]:
-    """How many of the illustrations (or texts) that are `present`, by `key`, the old encoder knows, and how many of those the
-    new one; what is new this week, which the old one has not tried, counts for neither. Raises ContractError when the new
-    one knows fewer, beyond the share `allowed`: a model that is trained on its vectors would be blind where the old one saw.
+    """How many of the illustrations (or texts) that are `present`, by `key`, the old encoder knows, and how many of those
+    the new one; what is new this week, which the old one has not tried, counts for neither. Raises ContractError when the
+    new one knows fewer, beyond the share `allowed`: a model that is trained on its vectors would be blind where the old
+    one saw.
     """
     listed = vectors.join(present.select(key).distinct(), key, how="left_semi")
     known = listed.filter(F.col("encoder") == before).select(key)
     old, new = known.count(), listed.filter(F.col("encoder") == after).join(known, key, how="left_semi").count()
     if new < (1 - allowed) * old:
         table, things, do = COVERED[key]
-        raise ContractError(table, f"vectors of {new} {things} by the new encoder {after}, of the {old} that the old {before} knows",
-                            f"at least {(1 - allowed):.0%} of {old}", f"{do}; until then nothing switches")
+        raise ContractError(table, f"vectors of {new} {things} by the new encoder {after}, of the {old} that the old "
+                            f"{before} knows", f"at least {(1 - allowed):.0%} of {old}",
+                            f"{do}; until then nothing switches")
     return {"before": old, "after": new}
 
 

@@ -87,9 +87,9 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
 
     `state` is `picture_state` of a file (`picture_hash` with `changed_by: content`), the SHA-256 of bytes in the catalogue.
     `reason` is new, changed or retried; changed is also one whose illustration has another index now. A picture that was
-    there and could not be read is retried in any case: that was the store's fault, not its own. One that has vectors and could
-    not be reached lately counts as changed until it is read again. An illustration without path and bytes has no picture,
-    which is no fault: it is left out.
+    there and could not be read is retried in any case: that was the store's fault, not its own. One that has vectors and
+    could not be reached lately counts as changed until it is read again. An illustration without path and bytes has no
+    picture, which is no fault: it is left out.
     """
     pictures = with_state(illustrations.filter(HAS_PICTURE), image_root, config)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
@@ -224,7 +224,8 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
     return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},
             "rejects": _sum_by("rule", "rows", rejected),
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
-            "kept": sum(group["rows"] for group in rejected if group["reason"] == "changed" and group["rule"] in OUT_OF_REACH),
+            "kept": sum(group["rows"] for group in rejected
+                        if group["reason"] == "changed" and group["rule"] in OUT_OF_REACH),
             "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "pictures")}
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _PAPER: dict[str, Any] = {  # section 3, with the dropouts and penalties of the authors' code
-    "match": False, "counters": False, "id_dropout": 0.0, "standardise": False, "scaled_scores": False,
+    "match": False, "match_mixed": False, "counters": False, "id_dropout": 0.0, "standardise": False, "scaled_scores": False,
     "projected_experts": False, "tower_dropout": 0.5, "attention_dropout": 0.5, "deep": [64, 32, 16], "deep_dropout": 0.5,
     "penalties": True, "inputs": "ids", "vector_fields": 1}
 _CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of counters, a row for new ids, experts that differ
     **_PAPER, "counters": True, "id_dropout": 0.3, "standardise": True, "scaled_scores": True, "projected_experts": True,
     "tower_dropout": 0.1, "attention_dropout": 0.1, "deep": [128, 64, 32], "deep_dropout": 0.1, "penalties": False}
-_UMAIR: dict[str, Any] = {**_CORRECTED, "projected_experts": False, "match": True}  # our default: history too
+_UMAIR: dict[str, Any] = {  # our default: history too
+    **_CORRECTED, "projected_experts": False, "match": True, "match_mixed": True}
 _AUTHORS = {**_PAPER, "inputs": "authors", "penalties": False}  # a rival as the authors ran it; its form is named beside it
 _FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its training
 PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR,  # the same keys each: one replaces another

@@ -87,7 +87,7 @@ class Lookup:
 
 def lookups_of(features: Features, rankers: dict[str, Ranker], device: torch.device | str, *, resident: bool = False
                ) -> dict[str, Lookup]:
-    """By ranker. One that reads no compact vectors does with the look-ups of one that does, if they have the same buckets."""
+    """By ranker. One that reads no compact vectors does with the look-ups of one that does, if buckets are the same."""
     lookups = {name: Lookup(features, ranker, device, resident=resident) for name, ranker in rankers.items()}
     richest: dict[str, Lookup] = {}
     for lookup in sorted(lookups.values(), key=lambda lookup: -len(lookup.axes)):

@@ -117,7 +117,7 @@ class Trainee:
         return sum(losses) / len(losses)
 
     def require_finite(self, step: int, kept: str) -> None:
-        """Raises ContractError when a weight is not finite: the last step's loss says nothing of the weights that it left."""
+        """Raises ContractError when a weight is not finite: a step's loss says nothing of the weights that it leaves."""
         wrong = [name for name, weight in self.ranker.named_parameters() if not torch.isfinite(weight).all()]
         if wrong:
             raise ContractError(f"ranker '{self.name}', step {step}", f"weights that are not finite, first {wrong[0]}",
