@@ -113,7 +113,7 @@ def main() -> None:
                     network = local.text_encoder.model_copy(update=case.differs)
                     texts_of[name] = _texts(spark, folder / f"texts-{place}", network, case, given)
             spark.stop()
-        result["once_per_text"] = _once_per_text(folder / "texts-0", given)
+        result["once_per_text"] = {**_once_before(), **_once_per_text(folder / "texts-0", given)}
     finally:
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -277,6 +277,12 @@ def _texts(spark: Any, folder: Path, network: TextEncoderConfig, case: TextCase,
     return {"texts": len(unique), "slots": case.slots, "threads": case.threads,
             "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
             "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
+
+
+def _once_before() -> dict[str, Any]:
+    """What an earlier run found, with its commit: of a real catalogue that may not be at hand now."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"once_per_text": {}}
+    return {name: {"commit": before["commit"], **each} for name, each in before["once_per_text"].items()}
 
 
 def _once_per_text(folder: Path, given: argparse.Namespace) -> dict[str, Any]:

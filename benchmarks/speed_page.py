@@ -34,7 +34,7 @@ def _embed(result: Result) -> str:
         "SentenceTransformer.encode", "spark")), case["spark_over_bare"]) for name, case in result["texts"].items()]
     growth = [(each["pictures"], each["pictures_per_second"], each["new_in_a_second_week"], each["seconds_of_a_second_week"],
                round(each["driver_mib"] / 1024, 2)) for each in result["growth"].values()]
-    once = [(name, each["uses"], each["texts"], each["gain"]) for name, each in result["once_per_text"].items()]
+    once = [(f"{name}, commit {each['commit']}" if "commit" in each else name, each["uses"], each["texts"], each["gain"]) for name, each in result["once_per_text"].items()]
     return "\n".join([
         "## Embedding (make bench-embed)\n\nThrough Spark (decoding, encoding, writing) over a bare loop with the same encoder, pictures and "
         "number of threads, in one process, which writes nothing. Threads: Spark tasks at once x threads of each. A whole job also looks at every file and commits. Prefetching: the rate through Spark with over without.\n",

@@ -17,12 +17,22 @@ from PIL import Image
 from umair import evidence
 from umair.config import load_config
 from umair.errors import ContractError
-from umair.evidence import ROOT, code_digest, origin, provenance, spread, write_evidence
+from umair.evidence import ROOT, code_digest, mean_interval, origin, provenance, spread, write_evidence
 from umair.job import Config
 from umair.training.tagged_pictures import Catalogue, open_tagged
 
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*/*.py")]
                  if "__main__" in path.read_text(encoding="utf-8"))
+
+
+def test_the_interval_of_a_mean_over_seeds_by_hand() -> None:
+    """1, 2, 3: mean 2, deviation 1; Student's t with two degrees of freedom leaves 2.5 % above 4.3027."""
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.3027 / 3 ** 0.5, 2 + 4.3027 / 3 ** 0.5), rel=1e-4)
+
+
+def test_a_page_outside_the_checkout_is_named_as_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evidence(tmp_path / "page.md", {}, "# Page", {"auc": 1})
+    assert json.loads(capsys.readouterr().out) == {"page": str(tmp_path / "page.md"), "auc": 1}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -14,7 +14,7 @@ from umair.config import load_config
 from umair.errors import ClusterError, ConfigError
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.data import open_data
-from umair.experiments.learnable import Known, fit_users, learnable_scores, score_users
+from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates
@@ -192,6 +192,25 @@ def test_what_can_be_learned_lies_below_the_ceiling_and_above_chance(ran):
     for part in ("all", "cold"):
         marks = summary_of(ran)["slices"][part]["marks"]
         assert 0.55 < marks["learnable"] < marks["ceiling"]
+
+
+@pytest.mark.parametrize("rows", [4, 60])
+def test_a_ridge_by_rows_is_one_by_factors(rows):
+    draw = np.random.default_rng(1)
+    factor_NF, left_N = draw.normal(size=(rows, 12)), draw.normal(size=rows)
+    residual_F = factor_NF.T @ (left_N - factor_NF @ (weight_F := _ridge(factor_NF, left_N, 3.0)))
+    np.testing.assert_allclose(residual_F, 3.0 * weight_F, atol=1e-10)  # where the penalised sum of squares is least
+
+
+def test_the_reference_knows_a_users_favourite_artists():
+    """Two users, one for each of two artists; factors say nothing. Without artists nothing can be learned."""
+    user_N, item_N = np.repeat([0, 1], 40), np.tile(np.arange(8), 10)
+    label_N = (item_N % 2 == user_N).astype(int)
+    rows, nothing_IF, none_I = Window(user_N, item_N, label_N), np.zeros((8, 1)), np.zeros(8)
+    blind, seeing = (learnable_scores(rows, rows, rows, Known(nothing_IF, none_I, artist_IA))
+                     for artist_IA in (None, np.eye(2)[np.arange(8) % 2]))
+    assert auc(label_N, blind.all_N) == pytest.approx(0.5)
+    assert auc(label_N, seeing.all_N) == auc(label_N, seeing.cold_N) == 1.0
 
 
 def test_among_cold_rows_the_reference_knows_no_popularity():

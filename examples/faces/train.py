@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from umair.config import load_config
 from umair.errors import ConfigError, ContractError, UmairError
-from umair.evidence import ROOT, evidence_parser, origin, provenance, write_evidence
+from umair.evidence import ROOT, evidence_parser, mean_interval, origin, provenance, write_evidence
 from umair.job import Config, start_logging, start_spark
 from umair.training.pretext_loop import train_pretext
 from umair.training.ranks import run_ranks
@@ -85,6 +85,12 @@ def _train(spark: Any, config: Config, catalogue: Catalogue, seed: int) -> dict[
 def _page(result: dict[str, Any]) -> str:
     rows = "\n".join(f"| {run['seed']} | {run['mean_average_precision']:.3f} | {run['baseline_mean_average_precision']:.3f} | "
                      f"{run['held_rows']} | {run['train_rows']} | {run['tags']} | {run['seconds']:.0f} |" for run in result["runs"])
+    values = [run["mean_average_precision"] for run in result["runs"]]
+    over_seeds = ""
+    if len(values) > 1:
+        mean, low, high = mean_interval(values)
+        over_seeds = (f"Mean over the seeds: {mean:.3f}, 95 % interval {low:.3f} to {min(high, 1.0):.3f} (Student's t, of another training; "
+                      "the faces held out are the same).\n")
     return f"""# Hair and eye colours of faces
 
 {origin(result)}
@@ -96,7 +102,8 @@ copies of another one and were left in: one side of such a pair may be held out 
 | seed | mean average precision | label-frequency baseline | faces held out | trained on | tags | seconds |
 |---|---|---|---|---|---|---|
 {rows}
-"""
+
+{over_seeds}"""
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class EmbedImagesConfig(PrecisionConfig):
 
     batch: int = Field(64, gt=0, le=1024)  # pictures of a forward pass; also of an Arrow batch
     threads: int = Field(4, gt=0)  # that read and decode, in each Spark task
-    torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task
+    torch_threads: int = Field(1, gt=0)  # of the encoder, in each Spark task; more tasks beat more threads on a CPU
     prefetch: bool | None = None  # decode the next batch while the encoder works on this one; None: with cuda alone, since
     #                               on a CPU both would want the same cores (benchmarks/results/embed.json)
     compile: bool = False  # torch.compile: minutes at the start of each Python worker, worth it on a GPU

@@ -50,7 +50,7 @@ class EmbedTextsConfig(PrecisionConfig):
     include_titles: bool = False  # the paper's text vector is the mean of the tags' alone
     batch: int = Field(256, gt=0)  # texts encoded together
     partitions: int = Field(0, ge=0)  # Spark tasks; 0 = as many as run at once, more for many texts
-    threads: int = Field(1, ge=1)  # of torch, in each task
+    threads: int = Field(1, ge=1)  # of torch, in each task; more tasks beat more threads (benchmarks/results/embed.json)
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: each task takes its GPU from Spark
 
 

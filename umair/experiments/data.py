@@ -155,11 +155,13 @@ def _with_truth(data: Data, job: Any) -> Data:
     factors = np.concatenate([np.stack(items["style"]), np.stack(items["content"]), _one_hot(items["depicted"])], 1)
     factor_IF = np.zeros((items["index"].max() + 1, factors.shape[1]))
     factor_IF[items["index"]] = factors
+    artist_IA = np.zeros((len(factor_IF), items["artist_id"].nunique()))
+    artist_IA[items["index"], np.unique(items["artist_id"], return_inverse=True)[1]] = 1
     popularity_I = np.zeros(len(factor_IF))
     popularity_I[items["index"]] = items["popularity"]
     weights = {modality: _by_index(users, column) for modality, column in FACTOR.items()}
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I)))
+                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I, artist_IA)))
 
 
 def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:

@@ -15,14 +15,16 @@ import numpy.typing as npt
 from umair.metrics import auc
 
 Floats = npt.NDArray[np.float64]
+SCORED_AT_ONCE = 20_000  # rows
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # tried; the validation window chooses
 
 
 class Known(NamedTuple):
-    """The factors of each illustration."""
+    """The factors of each illustration, and who made it where users have favourites among artists."""
 
     factor_IF: Floats
     popularity_I: Floats
+    artist_IA: Floats | None = None  # 1 for the illustration's artist
 
 
 class Learnable(NamedTuple):
@@ -35,11 +37,13 @@ class Learnable(NamedTuple):
 def learnable_scores(train: Any, valid: Any, test: Any, known: Known) -> Learnable:
     """What each regression learns of the test rows. Windows have user_N, item_N and label_N."""
     whole_IF = np.concatenate([known.factor_IF, known.popularity_I[:, None]], 1)
-    return Learnable(_best(train, valid, test, whole_IF), _best(train, valid, test, known.factor_IF))
+    return Learnable(*(_best(train, valid, test, factor_IF, known.artist_IA) for factor_IF in (whole_IF, known.factor_IF)))
 
 
-def _best(train: Any, valid: Any, test: Any, factor_IF: Floats) -> Floats:
+def _best(train: Any, valid: Any, test: Any, factor_IF: Floats, artist_IA: Floats | None) -> Floats:
     factor_IF = (factor_IF - factor_IF.mean(0)) / np.maximum(factor_IF.std(0), 1e-9)
+    if artist_IA is not None:  # as they are: a deviation would blow up the rare ones
+        factor_IF = np.concatenate([factor_IF, artist_IA], 1)
     fits = [fit_users(train, factor_IF, ridge) for ridge in RIDGES]
     best = max(fits, key=lambda fit_UF: auc(valid.label_N, score_users(fit_UF, valid, factor_IF)))
     return score_users(best, test, factor_IF)
@@ -52,7 +56,6 @@ def fit_users(rows: Any, factor_IF: Floats, ridge: float) -> Floats:
     fit = np.tile(np.r_[common_F, rate], (users, 1))
     order_N = np.argsort(rows.user_N, kind="stable")
     bounds = np.searchsorted(rows.user_N[order_N], np.arange(users + 1))
-    eye = ridge * np.eye(factor_IF.shape[1])
     for user in range(users):
         mine = order_N[bounds[user]:bounds[user + 1]]
         if not len(mine):
@@ -60,20 +63,34 @@ def fit_users(rows: Any, factor_IF: Floats, ridge: float) -> Floats:
         own_rate = (rows.label_N[mine].sum() + 10 * rate) / (len(mine) + 10)
         factor_NF = factor_IF[rows.item_N[mine]]
         left_N = rows.label_N[mine] - own_rate - factor_NF @ common_F
-        fit[user, :-1] += np.linalg.solve(factor_NF.T @ factor_NF + eye, factor_NF.T @ left_N)
+        fit[user, :-1] += _ridge(factor_NF, left_N, ridge)
         fit[user, -1] = own_rate
     return fit
 
 
+def _ridge(factor_NF: Floats, left_N: Floats, ridge: float) -> Floats:
+    """The F weights, by as many equations as there are rows or factors, whichever are fewer."""
+    rows, factors = factor_NF.shape
+    if rows < factors:
+        dual_F: Floats = factor_NF.T @ np.linalg.solve(factor_NF @ factor_NF.T + ridge * np.eye(rows), left_N)
+        return dual_F
+    weight_F: Floats = np.linalg.solve(factor_NF.T @ factor_NF + ridge * np.eye(factors), factor_NF.T @ left_N)
+    return weight_F
+
+
 def score_users(fit_UF: Floats, rows: Any, factor_IF: Floats) -> Floats:
     """Scores of rows; a user without a training row has the mean user's weights."""
-    known = np.minimum(rows.user_N, len(fit_UF) - 1)
-    weight_NF = np.where((rows.user_N < len(fit_UF))[:, None], fit_UF[known], fit_UF.mean(0))
-    scores: Floats = (weight_NF[:, :-1] * factor_IF[rows.item_N]).sum(1) + weight_NF[:, -1]
-    return scores
+    known, mean_F = np.minimum(rows.user_N, len(fit_UF) - 1), fit_UF.mean(0)
+    parts = []
+    for part in np.array_split(np.arange(len(known)), max(1, len(known) // SCORED_AT_ONCE)):
+        weight_NF = np.where((rows.user_N[part] < len(fit_UF))[:, None], fit_UF[known[part]], mean_F)
+        parts.append(np.einsum("nf,nf->n", weight_NF[:, :-1], factor_IF[rows.item_N[part]]) + weight_NF[:, -1])
+    return np.concatenate(parts)
 
 
 def _common(rows: Any, factor_IF: Floats) -> tuple[float, Floats]:
-    """All users' rate, and their common regression on the factors."""
-    factor_NF, rate = factor_IF[rows.item_N], float(rows.label_N.mean())
-    return rate, np.linalg.solve(factor_NF.T @ factor_NF + np.eye(factor_IF.shape[1]), factor_NF.T @ (rows.label_N - rate))
+    """All users' rate, and their common regression on the factors: sums over illustrations, of which there are fewer."""
+    rate, items = float(rows.label_N.mean()), len(factor_IF)
+    count_I, left_I = (np.bincount(rows.item_N, weights, items) for weights in (None, rows.label_N - rate))
+    square_FF = (factor_IF.T * count_I) @ factor_IF + np.eye(factor_IF.shape[1])
+    return rate, np.linalg.solve(square_FF, factor_IF.T @ left_I)
