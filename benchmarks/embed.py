@@ -3,8 +3,8 @@
     python benchmarks/embed.py [--pictures 1500] [--repeats 3] [--movies FILE]
 
 Everything is compared within one run, with the same number of threads on both sides; the model is loaded before the clock starts.
-conf/local.yaml gives each Spark slot one thread, two slots on two cores; the bare loop is one process with as many threads as all
-slots have. With as many threads as cores everything else that Spark does is taken from the encoder; with one it has a core, as on a
+conf/local.yaml has two Spark slots, and its encoders one thread in each; here each slot also decodes with one thread, and the bare
+loop is one process with as many threads of either kind as all slots have. With as many threads as cores everything else that Spark does is taken from the encoder; with one it has a core, as on a
 machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark worker does, and
 writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a killed run could go on
 with, and commits to the tables.
@@ -76,13 +76,13 @@ class TextCase(NamedTuple):
     threads: int = 2
 
 
-CASES = {"as conf/local.yaml has it, pictures of 112 pixels": ImageCase(None, 112, 1, 16, slots=2, threads=1, thorough=True),
+CASES = {"encoder of conf/local.yaml, pictures of 112 pixels": ImageCase(None, 112, 1, 16, slots=2, threads=1, thorough=True),
          "the same, one slot of two threads": ImageCase(None, 112, 1, 8),
          "the same, one slot of one thread": ImageCase(None, 112, 1, 16, threads=1),
          "tiny encoder, pictures of 512 pixels": ImageCase(TINY, 512, 1, 8, slots=2, threads=1, thorough=True),
          "ResNet-101, pictures of 224 pixels": ImageCase(PAPER, 224, 0.2, 1)}
 MINILM = {"width": 384, "layers": 6, "heads": 12}
-TEXT_CASES = {"as conf/local.yaml has it": TextCase({}, 300, slots=2, threads=1),
+TEXT_CASES = {"encoder of conf/local.yaml": TextCase({}, 300, slots=2, threads=1),
               "the same, one slot of two threads": TextCase({}, 100),
               "the same, one slot of one thread": TextCase({}, 100, threads=1),
               "encoder of MiniLM's size": TextCase(MINILM, 12)}

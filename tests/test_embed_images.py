@@ -353,19 +353,38 @@ def test_a_picture_out_of_reach_keeps_its_vectors_and_is_tried_again(site: Site)
     (site.images / "2.png").rename(site.images / "away")
     site.put(3, picture_bytes(33))
     facts = site.embed()
-    assert (facts["rows"]["changed"], facts["kept"]) == (2, 1)
+    assert (facts["rows"]["changed"], facts["revised"]) == (2, 1)
     after = site.vectors()
     assert after["illust_id"].tolist() == [1, 2, 3]
     np.testing.assert_array_equal(after["style"][1], before["style"][1])
     assert not np.array_equal(after["style"][2], before["style"][2])
     assert site.rejects() == {"2": "missing_file"}
-    assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {2: "changed"}
+    assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {2: "retried"}
     (site.images / "away").rename(site.images / "2.png")  # as it was, to the nanosecond
     assert {row["illust_id"]: row["reason"] for row in site.todo().collect()} == {2: "changed"}
     site.embed()
     assert site.rejects() == {}
     assert len(site.vectors()) == 3
     assert site.todo().count() == 0
+
+
+def test_pictures_lost_for_good_are_put_up_with_after_the_first_week(site: Site) -> None:
+    for key in range(8):
+        site.put(key, picture_bytes(key))
+    strict = EmbedImagesConfig(batch=4, partitions=1)
+    site.embed(strict)
+    for key in (2, 3):
+        (site.images / f"{key}.png").unlink()
+    for key in (0, 1):
+        site.put(key, picture_bytes(10 + key))
+    site.embed(strict)  # two of four
+    before = site.store.snapshot(IMAGE_VECTORS.name).version
+    for _ in range(2):
+        facts = site.embed(strict)
+        assert (facts["rows"], facts["fresh_rejects"]) == ({"new": 0, "changed": 0, "retried": 2}, 0)
+    assert site.store.snapshot(IMAGE_VECTORS.name).version == before  # nothing to write
+    assert len(site.vectors()) == 8
+    assert site.rejects() == {"2": "missing_file", "3": "missing_file"}
 
 
 def test_files_are_compared_by_content_where_asked_for(site: Site) -> None:
@@ -597,7 +616,7 @@ def test_drift_by_hand(spark: SparkSession) -> None:
     listed = spark.range(20).withColumnRenamed("id", "illust_id")
     assert require_coverage(vectors, listed, "old", "new", 0.05) == {"before": 20, "after": 20}
     fewer = vectors.filter("encoder = 'old' OR illust_id < 18")
-    with pytest.raises(ContractError, match=r"vectors of 18 illustrations by the new encoder new, and of 20 by the old old.*nothing switches"):
+    with pytest.raises(ContractError, match=r"vectors of 18 illustrations by the new encoder new, of the 20 that the old old knows.*nothing switches"):
         require_coverage(fewer, listed, "old", "new", 0.05)
     assert require_coverage(fewer, listed, "old", "new", 0.1) == {"before": 20, "after": 18}
     assert require_coverage(fewer, listed.filter("illust_id < 18"), "old", "new", 0) == {"before": 18, "after": 18}  # an earlier week

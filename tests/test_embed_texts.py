@@ -267,7 +267,7 @@ def test_texts_whose_commit_failed_wait_for_the_next_run(spark, tags, titled, fo
 def test_a_new_text_encoder_must_know_the_texts_that_the_old_one_knew(spark, tags, titled):
     present = present_texts(tags("cat", "dog", "cat"), titled("Study"), CONFIG)
     knows = [("cat", [1.0], "old"), ("dog", [1.0], "old"), ("gone since", [1.0], "old"), ("cat", [1.0], "new")]
-    with pytest.raises(ContractError, match=r"text_vectors: found vectors of 1 texts by the new encoder new, and of 2 by the old old"):
+    with pytest.raises(ContractError, match=r"text_vectors: found vectors of 1 texts by the new encoder new, of the 2 that the old old knows"):
         require_coverage(spark.createDataFrame(knows, TEXT_VECTORS.columns), present, "old", "new", 0.0, key="text")
     whole = spark.createDataFrame([*knows, ("dog", [1.0], "new")], TEXT_VECTORS.columns)
     assert require_coverage(whole, present, "old", "new", 0.0, key="text") == {"before": 2, "after": 2}

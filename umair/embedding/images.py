@@ -87,9 +87,8 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
 
     `state` is `picture_state` of a file (`picture_hash` with `changed_by: content`), the SHA-256 of bytes in the catalogue.
     `reason` is new, changed or retried; changed is also one whose illustration has another index now. A picture that was
-    there and could not be read is retried in any case: that was the store's fault, not its own. One that has vectors and
-    could not be reached lately counts as changed until it is read again. An illustration without path and bytes has no
-    picture, which is no fault: it is left out.
+    there and could not be read is retried in any case: that was the store's fault, not its own; so is one that has vectors
+    and was set aside as it is. An illustration without path and bytes has no picture, which is no fault: it is left out.
     """
     pictures = with_state(illustrations.filter(HAS_PICTURE), image_root, config)
     tried = pictures.join(_tried_states(pictures, vectors, rejects, encoder), "illust_id", how="left")
@@ -99,6 +98,7 @@ def pictures_to_embed(illustrations: DataFrame, vectors: DataFrame | None, rejec
              WHEN array_contains(embedded, concat(illust_index, '|', state)) AND size(rejected) = 0 THEN NULL
              WHEN array_contains(faulty, state) AND size(embedded) = 0 THEN 'retried'
              WHEN array_contains(rejected, state) AND size(embedded) = 0 THEN {retried}
+             WHEN array_contains(rejected, state) THEN 'retried'
              ELSE 'changed' END""")).filter("reason IS NOT NULL").drop("embedded", "rejected", "faulty")
 
 
@@ -215,8 +215,8 @@ def _by_encoder(encoder: str) -> Any:
 
 # ---------------------------------------------------------------- what came of it
 def _count(embedded: DataFrame) -> dict[str, Any]:
-    """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition. `kept`: what
-    had vectors, could not be reached, and keeps them."""
+    """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition. `revised`:
+    what had changed and could be reached, so that old vectors go."""
     sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
     groups = embedded.groupBy("partition", "reason", "rule").agg(F.count("*").alias("rows"), *sums).collect()
     rejected = [group for group in groups if group["rule"] is not None]
@@ -224,8 +224,8 @@ def _count(embedded: DataFrame) -> dict[str, Any]:
     return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},
             "rejects": _sum_by("rule", "rows", rejected),
             "fresh_rejects": sum(group["rows"] for group in rejected if group["reason"] != "retried"),
-            "kept": sum(group["rows"] for group in rejected
-                        if group["reason"] == "changed" and group["rule"] in OUT_OF_REACH),
+            "revised": sum(group["rows"] for group in groups
+                           if group["reason"] == "changed" and group["rule"] not in OUT_OF_REACH),
             "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "pictures")}
 
 
@@ -264,7 +264,10 @@ def _updates(embedded: DataFrame, vectors: DataFrame | None, rejects: DataFrame 
              ) -> dict[str, Update]:
     """The tables that need a commit. Rejects come first: killed in between, the next run knows them."""
     tried = sum(facts["rows"].values())
-    revised = facts["rows"]["changed"] - facts["kept"] + facts["withdrawn"]  # what was retried had no vector
+    revised = facts["revised"] + facts["withdrawn"]
+    if not revised and facts["rows"]["retried"] and vectors is not None:  # most of these never had vectors
+        known = current_vectors(vectors, encoder).select("illust_id")
+        revised = _tried_again(embedded).join(known, "illust_id", how="left_semi").count()
     updates = {}
     if tried or facts["withdrawn"] or facts["withdrawn_rejects"] or rejects is None:
         updates[IMAGE_REJECTS] = Update(_rejects_now(embedded, rejects, encoder), append=False)
@@ -288,10 +291,14 @@ def _rejects_now(embedded: DataFrame, rejects: DataFrame | None, encoder: str) -
 
 def _unrevised(embedded: DataFrame, vectors: DataFrame, encoder: str) -> DataFrame:
     """The table as it is, less this encoder's rows of pictures that were tried again and reached."""
-    reached = f"reason <> 'new' AND (rule IS NULL OR rule NOT IN {OUT_OF_REACH})"
-    revised = embedded.filter(reached).select(F.col("illust_id").alias("revised"))
+    revised = _tried_again(embedded).select(F.col("illust_id").alias("revised"))
     again = (F.col("encoder") == encoder) & (F.col("illust_id") == F.col("revised"))
     return vectors.join(revised, again, how="left_anti")
+
+
+def _tried_again(embedded: DataFrame) -> DataFrame:
+    """Rows of pictures that had been tried before and could be reached now."""
+    return embedded.filter(f"reason <> 'new' AND (rule IS NULL OR rule NOT IN {OUT_OF_REACH})")
 
 
 @contextlib.contextmanager

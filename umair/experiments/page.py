@@ -15,9 +15,9 @@ Every ranker sees the same training rows; each figure is the mean over training 
 default less the ranker's on the same rows, with a 95 % interval over resampled users (and over seeds, as far as so few can
 say; one seed says nothing of other seeds). *Way* is (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and
 to what can be learned: a ridge regression for each user on the world's own factors (of a drawn world also on what is
-depicted, and by whom), from the training rows (for the cold rows one without popularity, of which training rows say nothing). That reference stops learning where the training
-window ends; rankers read counters and the user's history up to the row, so they can pass it. Cold: no training row is about
-the illustration.
+depicted, and by whom), from the training rows (for the cold rows one without popularity, of which training rows say
+nothing). That reference stops learning where the training window ends; rankers read counters and the user's history up to
+the row, so they can pass it. Cold: no training row is about the illustration.
 """
 
 
@@ -77,7 +77,7 @@ def _published(published: dict[str, Line], measured: dict[str, Line]) -> list[st
     heads = ["ranker", "published AUC", "published default minus", "measured default minus", "the paper's claim", "why"]
     lines = ["### What was published, and what was measured", "",
              "Holds: the measured interval lies on the published side of zero; fails: on the other; else these rows",
-             "cannot tell.",
+             "cannot tell, or there is one seed alone, which says nothing of others.",
              "", _row(heads), _row(["---"] * len(heads))]
     for name, each in sorted(published.items(), key=lambda pair: -pair[1]["auc"]):
         if name == DEFAULT:

@@ -104,8 +104,8 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     features = Features.open(trial.training.feature_folder(Path(trial.root)) / trial.inputs.source.key)
     rows_by_file = dict(sorted(trial.inputs.rows_by_file["test"].items()))
     rows = sum(rows_by_file.values())
-    batch = AUTHORS_BATCH if trial.ranker.batch_mean else SCORING_BATCH
-    sizes = [batch] * (rows // batch) + [rows % batch] * (rows % batch > 0)
+    size = AUTHORS_BATCH if trial.ranker.batch_mean else SCORING_BATCH
+    sizes = [size] * (rows // size) + [rows % size] * (rows % size > 0)
     with torch.inference_mode():
         feed = Feed(features, {MAIN: ranker}, device, resident=trial.training.resident)
         said = [ranker(batch[MAIN]) for batch in feed.batches(rows_by_file, sizes)]

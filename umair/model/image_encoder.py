@@ -189,7 +189,7 @@ def load_image_encoder(folder: Path | str) -> ImageEncoder:
     try:
         config = ImageEncoderConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         encoder = ImageEncoder(config)
-        encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        take_weights(encoder, load_file(folder / WEIGHTS_FILE))  # those of before had no style matrices beside them
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # pydantic's errors are ValueErrors
         raise StorageError(str(folder), f"no whole image encoder ({_short(error)})",
                            f"{CONFIG_FILE} and {WEIGHTS_FILE}", "run jobs/pretrain_image_encoder.py again") from error

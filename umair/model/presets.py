@@ -15,7 +15,7 @@ _CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of cou
 _UMAIR: dict[str, Any] = {  # our default: history too
     **_CORRECTED, "projected_experts": False, "match": True, "match_mixed": True}
 _AUTHORS = {**_PAPER, "inputs": "authors", "penalties": False}  # a rival as the authors ran it; its form is named beside it
-_FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its training
+_FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its dropouts
 PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR,  # the same keys each: one replaces another
            "authors": _AUTHORS, "fair": _FAIR}
 

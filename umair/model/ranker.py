@@ -218,7 +218,7 @@ class Ranker(nn.Module, ABC):
 class UmairRanker(Ranker):
     """UMAIR-FPS (section 3); with `match`, what the user's history says of each modality joins the head. batch -> Scores.
 
-    The match reaches the logit on three ways. With `match_mixed` each modality's products are added to its vector, so that
+    The match reaches the logit in three ways. With `match_mixed` each modality's products are added to its vector, so that
     the contribution weighs, and the crosses read, what suits the user. Products, sums and known flags enter the deep part
     beside the crosses. And the sums are added with positive weights of the user's own, which come from the user's ids, tags
     and counters, not from the user vector, which weighs worse: it has passed dropout, and forgets how long the history is.
