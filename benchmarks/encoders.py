@@ -57,12 +57,18 @@ TRAINED: dict[str, tuple[str, ...]] = {  # weights -> what differs from the conf
     "tags alone (the paper's)": ("pretext.artists=0",),
     "tags and artists through gram_sketch, log": ("image_encoder.style=gram_sketch", "image_encoder.style_log=true"),
     "tags and artists through moments": ("image_encoder.style=moments", "image_encoder.style_log=false"),
+    "tags and artists through moments of stages 1 and 2": (
+        "image_encoder.style=moments", "image_encoder.style_log=false", "image_encoder.style_stages=2"),
+    "tags and artists through gram_sketch of stages 1 and 2, log": (
+        "image_encoder.style=gram_sketch", "image_encoder.style_log=true", "image_encoder.style_stages=2"),
 }
 PAPER = next(iter(FORMS))
 THROUGH_ITSELF = {  # form -> the weights whose artists were told apart through it; the head takes logarithms in any case
     "gram_sketch": "tags and artists through gram_sketch, log", "gram_sketch, log": "tags and artists through gram_sketch, log",
     "gram_max, log": "tags and artists", PAPER: "tags and artists",
-    "moments": "tags and artists through moments"}
+    "moments": "tags and artists through moments",
+    "moments of stages 1 and 2": "tags and artists through moments of stages 1 and 2",
+    "gram_sketch of stages 1 and 2, log": "tags and artists through gram_sketch of stages 1 and 2, log"}
 DEFAULT = next(iter(THROUGH_ITSELF))  # of conf/local.yaml and conf/cluster.yaml
 IN_SHORT = {  # name -> weights, form of the style vector
     f"tags and artists through {DEFAULT} (the form of conf/local.yaml)": (THROUGH_ITSELF[DEFAULT], DEFAULT),
