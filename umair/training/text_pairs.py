@@ -45,7 +45,7 @@ from umair.model.text_encoder import (
 from umair.storage import write_folder
 from umair.training.progress import Progress
 from umair.training.ranks import Ranks
-from umair.training.text_recall import Measured, measure_pairs
+from umair.training.text_recall import Ranked, rank_pairs, summary_of
 
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
 TERMS_AGAIN = ("a table 'terms' in raw.folder; for a week that was taken in without, remove steps/WEEK/ingest_tables-*.json "
@@ -131,12 +131,13 @@ def require_trainable(encoder: TextEncoderConfig, pairs: TextPairsConfig, rows: 
 
 
 def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any], pairs: dict[str, Any],
-                       folder: str, lineage: dict[str, Any] | None = None) -> dict[str, Any]:
+                       folder: str, lineage: dict[str, Any] | None = None, keep_ranks: bool = False) -> dict[str, Any]:
     """Trains on the terms in `files`; the first rank writes `folder`. Every rank returns the facts.
 
     Facts: what `lineage` says, fingerprint, width, pairs (to train on), held_out, by epoch loss (mean), seen (pairs that
-    found a batch) and steps (of a rank), before and after (`measure_pairs` of held-out pairs), seconds. Raises ConfigError,
-    ContractError, StorageError.
+    found a batch) and steps (of a rank), before and after (`summary_of` held-out pairs), seconds; with `keep_ranks` also
+    ranked, by group: work [n], before and after [n, 2], each held-out pair's work and places (`rank_pairs`). Raises
+    ConfigError, ContractError, StorageError.
     """
     started = time.perf_counter()
     shape, config = TextEncoderConfig(**encoder), TextPairsConfig(**pairs)
@@ -144,10 +145,14 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     require_trainable(shape, config, len(terms))
     trained_rows, held_rows = split_rows(terms, config)
     model = _first_model(ranks, shape, terms, trained_rows, config.seed)
-    before = _measure_on_first(ranks, model, terms, held_rows)
+    before = _rank_on_first(ranks, model, terms, held_rows)
     curves = _train(ranks, model, terms, trained_rows, config)
-    after = _measure_on_first(ranks, model, terms, held_rows)
-    facts = {"pairs": len(trained_rows), "held_out": len(held_rows), **curves, "before": before, "after": after}
+    after = _rank_on_first(ranks, model, terms, held_rows)
+    facts = {"pairs": len(trained_rows), "held_out": len(held_rows), **curves,
+             "before": summary_of(before), "after": summary_of(after)}
+    if keep_ranks:
+        facts["ranked"] = {group: {"work": terms.work_N[own].tolist(), "before": before[group][1].tolist(),
+                                   "after": rank_N2.tolist()} for group, (own, rank_N2) in after.items()}
 
     def write(target: Path) -> dict[str, Any]:
         save_text_encoder(model, target)
@@ -329,12 +334,12 @@ def _sample_texts(terms: TextPairs, rows: Ints, seed: int) -> Iterator[str]:
         yield from terms.texts_at(chosen[start:start + 10_000])
 
 
-def _measure_on_first(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints) -> Measured:
+def _rank_on_first(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints) -> Ranked:
     def encode(texts: list[str]) -> npt.NDArray[np.float32]:
         return np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False))
 
-    measured: Measured = ranks.gather(measure_pairs(encode, terms, rows) if ranks.index == 0 else None)[0]
-    return measured
+    ranked: Ranked = ranks.gather(rank_pairs(encode, terms, rows) if ranks.index == 0 else None)[0]
+    return ranked
 
 
 def _train(ranks: Ranks, model: SentenceTransformer, terms: TextPairs, rows: Ints, config: TextPairsConfig
