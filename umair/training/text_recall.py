@@ -91,8 +91,8 @@ def recall_intervals(runs: list[dict[str, Any]], groups: Collection[str], *, res
     low_F, high_F = np.quantile(replicate_RF, [0.025, 0.975], axis=0)
     columns = np.stack([mean_SF.mean(0), low_F, high_F], axis=1).round(4).tolist()
     names = [(figure, moment) for moment in (*MOMENTS, "gain") for figure in FIGURES]
-    pairs = float(np.mean([len(work_N) for work_N, _ in found]))
-    result: Measured = {"pairs": round(pairs), **{name: {} for name in FIGURES}}
+    mean_pairs = float(np.mean([len(work_N) for work_N, _ in found]))
+    result: Measured = {"pairs": round(mean_pairs), **{name: {} for name in FIGURES}}
     for (figure, moment), triple in zip(names, columns, strict=True):
         result[figure][moment] = triple
     return result
