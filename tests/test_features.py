@@ -369,6 +369,26 @@ def test_a_ranker_without_compact_vectors_does_with_the_look_ups_of_one_that_has
     assert torch.equal(alone, shared)
 
 
+def test_interest_vectors_are_made_where_a_ranker_reads_them_and_nowhere_else(features):
+    def width(lookup: Lookup) -> int:
+        return lookup.batch(window_rows()).long_interest_BD.shape[1]
+
+    rankers = {name: build_ranker(config, features.widths) for name, config in {
+        "without": RankerConfig(interests=False), "with": RankerConfig(), "ids": RankerConfig(form="dcn_v2"),
+        "rival": RankerConfig(form="dcn_v2", inputs="all")}.items()}
+    text = features.widths["text"]
+    assert {name: width(Lookup(features, ranker)) for name, ranker in rankers.items()} == {
+        "without": 0, "with": text, "ids": 0, "rival": text}
+    beside = lookups_of(features, rankers, "cpu")
+    assert {width(lookup) for lookup in beside.values()} == {text}
+    alone, shared = (rankers["without"].eval()(lookup.batch(window_rows())).logit_B
+                     for lookup in (Lookup(features, rankers["without"]), beside["without"]))
+    assert torch.equal(alone, shared)
+    wrong = {**window_rows(), "long_tags": window_rows()["long_tags"] + features.tags}
+    with pytest.raises(ContractError, match="interest tags"):
+        Lookup(features, rankers["without"]).batch(wrong)
+
+
 def test_what_lies_on_the_device_lies_there_once(features):
     ranker = build_ranker(RankerConfig(match=True), features.widths)
     resident, other, mapped = (Lookup(features, ranker, "meta", resident=stays) for stays in (True, True, False))

@@ -84,6 +84,9 @@ def test_a_preset_is_what_it_says_and_any_key_beside_it_counts_more():
     assert (corrected.matched, corrected.counters, corrected.projected_experts, corrected.penalties) == ((), True, True, False)
     with pytest.raises(ValidationError, match="preset 'best'; known: paper, corrected, umair, authors, fair"):
         RankerConfig(preset="best")
+    for name in ("authors", "fair"):  # it would be our own ranker, by default, with some of a rival's keys
+        with pytest.raises(ValidationError, match=f"preset '{name}' without a form"):
+            RankerConfig(preset=name)
 
 
 @pytest.mark.parametrize("form", ["dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"])
@@ -343,6 +346,8 @@ def test_without_interests_the_vectors_of_the_users_tags_are_not_read():
             torch.manual_seed(0)
             ranker = UmairRanker(small(interests=interests), WIDTHS).eval()
             assert torch.equal(ranker(batch).logit_B, ranker(other).logit_B) is not interests, name
+    widths = [UmairRanker(small(interests=interests), WIDTHS).user_tower[0].in_features for interests in (True, False)]
+    assert widths[0] - widths[1] == 2 * WIDTHS["text"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"match": ["style"]}, {"match_width": 5}, {"contribution": "none"}])

@@ -176,6 +176,14 @@ def test_unknown_vectors_and_empty_lists_are_fields_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_rival_without_interests_has_two_vectors_less(form: str) -> None:
+    model, batch = rival(form, inputs="all", interests=False, vector_fields=3).eval(), random_batch()
+    assert model.fields.count == rival(form, inputs="all", vector_fields=3).fields.count - 6
+    nothing = {name: torch.zeros(len(batch), 0) for name in ("long_interest_BD", "short_interest_BD")}
+    assert torch.equal(model(batch).logit_B, model(replace(batch, **nothing)).logit_B)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_vector_may_become_several_fields(form: str) -> None:
     """Two interests, and of three modalities the own, the liked and the passed-over vector: 11 vectors."""
     one, three = (rival(form, inputs="all", vector_fields=count).eval() for count in (1, 3))

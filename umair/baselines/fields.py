@@ -70,25 +70,27 @@ class Fields(nn.Module):
 class Vectors(nn.Module):
     """The dense inputs as fields: batch -> [B, 11 V + 4, E]. What is not known, and an empty list, is a field of zeros.
 
-    Two interests; of each modality the illustration's own vector and the means of those bookmarked and passed over; of these
-    two lists also the mean artist and the mean of the tags, as embeddings. Each vector becomes V fields (`vector_fields`).
+    Two interests, unless `interests` is false; of each modality the illustration's own vector and the means of those
+    bookmarked and passed over; of these two lists also the mean artist and the mean of the tags, as embeddings. Each vector
+    becomes V fields (`vector_fields`).
     """
 
     def __init__(self, config: RankerConfig, widths: dict[str, int]) -> None:
         super().__init__()
         self.width, width = config.embedding_width, config.embedding_width * config.vector_fields
-        self.count = (3 * len(VECTOR_MODALITIES) + 2) * config.vector_fields + 4
+        interests = 2 * config.interests
+        self.count = (3 * len(VECTOR_MODALITIES) + interests) * config.vector_fields + 4
         self.artist = nn.Embedding(config.item_fields["artist_id"], self.width)
         self.tags = nn.EmbeddingBag(config.tag_buckets, self.width, mode="mean", padding_idx=0)
         for table in (self.artist, self.tags):
             nn.init.normal_(table.weight, std=config.embedding_std)
         self.own = nn.ModuleDict({name: Projection(name, widths[name], width) for name in VECTOR_MODALITIES})
         self.listed = nn.ModuleDict({name: nn.Linear(compact_width(widths[name]), width) for name in VECTOR_MODALITIES})
-        self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(2)])
+        self.interests = nn.ModuleList([nn.Linear(widths["text"], width) for _ in range(interests)])
 
     def forward(self, batch: Batch) -> Tensor:
         fields = [interest(vector_BD) for interest, vector_BD in zip(
-            self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=True)]
+            self.interests, (batch.long_interest_BD, batch.short_interest_BD), strict=False)]
         bookmarked, passed = self._listed(batch, [Lists(batch.bookmarked_BH), Lists(batch.passed_BH)])
         for place, name in enumerate(VECTOR_MODALITIES):
             own_BX = self.own[name](batch.vectors_BD[name]) * batch.known(name)[:, None]

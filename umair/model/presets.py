@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _PAPER: dict[str, Any] = {  # section 3, with the dropouts and penalties of the authors' code
-    "match": False, "match_mixed": False, "counters": False, "id_dropout": 0.0, "standardise": False, "scaled_scores": False,
-    "projected_experts": False, "tower_dropout": 0.5, "attention_dropout": 0.5, "deep": [64, 32, 16], "deep_dropout": 0.5,
-    "penalties": True, "inputs": "ids", "vector_fields": 1}
+    "match": False, "match_mixed": False, "interests": True, "counters": False, "id_dropout": 0.0, "standardise": False,
+    "scaled_scores": False, "projected_experts": False, "tower_dropout": 0.5, "attention_dropout": 0.5,
+    "deep": [64, 32, 16], "deep_dropout": 0.5, "penalties": True, "inputs": "ids", "vector_fields": 1}
 _CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of counters, a row for new ids, experts that differ
     **_PAPER, "counters": True, "id_dropout": 0.3, "standardise": True, "scaled_scores": True, "projected_experts": True,
     "tower_dropout": 0.1, "attention_dropout": 0.1, "deep": [128, 64, 32], "deep_dropout": 0.1, "penalties": False}
@@ -18,6 +18,7 @@ _AUTHORS = {**_PAPER, "inputs": "authors", "penalties": False}  # a rival as the
 _FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its dropouts
 PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR,  # the same keys each: one replaces another
            "authors": _AUTHORS, "fair": _FAIR}
+OF_RIVALS = ("authors", "fair")
 
 
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,4 +29,6 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
         return given
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}; known: {', '.join(PRESETS)}")
+    if name in OF_RIVALS and "form" not in given:
+        raise ValueError(f"preset {name!r} without a form, which it needs: it says what a rival reads, not which it is")
     return {**PRESETS[name], **given}

@@ -94,7 +94,7 @@ class RankerConfig(Section):
     counters: bool = False  # as-of counters as inputs of both towers, of the head and of the logit
     ids: bool = True  # false: every bucket of a field or tag is 0, so that vectors, history and counters are all there is
     totals: bool = True  # the illustration's as-of counts in bins, which the paper has among its fields
-    interests: bool = True  # vectors of the tags that the user bookmarked lately and for long; false: zero
+    interests: bool = True  # vectors of the tags that the user bookmarked lately and for long, beside those tags' embeddings
     id_dropout: float = Field(0.0, ge=0, lt=1)  # share of rows that train what a new user, illustration, artist is like
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
     tower_dropout: float = Field(0.5, ge=0, lt=1)
@@ -147,6 +147,11 @@ class RankerConfig(Section):
         """The modalities that are matched; one that `modalities` leaves out is left out here too."""
         return tuple(name for name in self.match if name in self.modalities)
 
+    @property
+    def reads_interests(self) -> bool:
+        """Whether the vectors of the user's tags are looked at."""
+        return self.interests and (self.form == "umair" or self.inputs == "all")
+
     def user_profile(self) -> Profile:
         """Fresh embeddings of a user's fields and interest tags."""
         return Profile(tuple(self.user_fields.values()), USER_TAGS, self.tag_buckets,
@@ -190,13 +195,12 @@ class Ranker(nn.Module, ABC):
         if self.training and len(batch) < 2:
             raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
         batch = batch if self.config.totals else _without_totals(batch)
-        batch = batch if self.config.interests else _without_interests(batch)
         batch = batch if self.config.ids else _without_ids(batch)
         return self.score(self.new_ids(batch) if self.new_ids else batch)
 
     @abstractmethod
     def score(self, batch: Batch) -> Scores:
-        """What this form of ranker makes of a batch whose ids, totals and interests are as it should see them."""
+        """What this form of ranker makes of a batch whose ids and totals are as it should see them."""
 
     def penalty(self) -> Tensor | None:
         """What the configuration adds to the loss for large weights; None: nothing."""
@@ -233,7 +237,7 @@ class UmairRanker(Ranker):
         shared = config.tower[-1]  # width of the user vector and of each modality's
         self.user_profile = config.user_profile()
         facts = self.user_profile.width + config.counters * len(USER_COUNTERS)
-        self.user_tower = tower(facts + 2 * widths["text"], config.tower, config.tower_dropout)
+        self.user_tower = tower(facts + config.interests * 2 * widths["text"], config.tower, config.tower_dropout)
         if "profile" in self.modalities or config.machine:
             self.item_profile = config.item_profile()
         if "profile" in self.modalities:
@@ -258,7 +262,8 @@ class UmairRanker(Ranker):
 
     def score(self, batch: Batch) -> Scores:
         facts_BX = self._user_facts(batch)
-        user_BD = self.user_tower(torch.cat([facts_BX, batch.long_interest_BD, batch.short_interest_BD], 1))
+        interests = (batch.long_interest_BD, batch.short_interest_BD) if self.config.interests else ()
+        user_BD = self.user_tower(torch.cat([facts_BX, *interests], 1))
         modality_BMD = self._modality_vectors(batch)
         matches = None if self.match is None else self.match(batch)
         if matches is not None and self.config.match_mixed:
@@ -391,11 +396,6 @@ def _without_totals(batch: Batch) -> Batch:
     fields_BF = batch.item_fields_BF.clone()
     fields_BF[:, [place for place, name in enumerate(ITEM_FIELDS) if name in TOTALS]] = 0
     return replace(batch, item_fields_BF=fields_BF)
-
-
-def _without_interests(batch: Batch) -> Batch:
-    return replace(batch, long_interest_BD=torch.zeros_like(batch.long_interest_BD),
-                   short_interest_BD=torch.zeros_like(batch.short_interest_BD))
 
 
 def _without_ids(batch: Batch) -> Batch:

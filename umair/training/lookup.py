@@ -35,17 +35,19 @@ class Lookup:
     """Makes batches as one ranker reads them. Rankers with the same `key` read the same.
 
     The catalogue that all batches share lies on `device`; so do the whole vectors of semantics, style and text if they are
-    to be `resident` (2 bytes a number), and otherwise in the pack's memory-mapped files. Raises ContractError for a pack
-    whose vectors are of another width than the ranker's axes.
+    to be `resident` (2 bytes a number), and otherwise in the pack's memory-mapped files. `interests`: whether their vectors
+    are made, by default where the ranker reads them; else they have no numbers. Raises ContractError for a pack whose
+    vectors are of another width than the ranker's axes.
     """
 
-    def __init__(self, features: Features, ranker: Ranker, device: torch.device | str = "cpu", *, resident: bool = False
-                 ) -> None:
+    def __init__(self, features: Features, ranker: Ranker, device: torch.device | str = "cpu", *, resident: bool = False,
+                 interests: bool | None = None) -> None:
         self.features, self.config, self.axes, self.device = features, ranker.config, ranker.axes, torch.device(device)
         for name, axes in ranker.axes.items():
             require_width(name, features.widths[name], len(axes.get_buffer("mean_D")))
+        self.interests = self.config.reads_interests if interests is None else interests
         self.buckets = fingerprint([self.config.user_fields, self.config.item_fields, self.config.tag_buckets])
-        self.key = fingerprint([self.buckets, axes_key(ranker.axes)])
+        self.key = fingerprint([self.buckets, axes_key(ranker.axes), self.interests])
         place = self.device if resident else torch.device("cpu")
         self.vectors = {name: features.tensor(name, place) for name in VECTOR_MODALITIES}
 
@@ -77,18 +79,25 @@ class Lookup:
             user_tags_BT=_long(tag_buckets(tags_BL, config.tag_buckets)),
             item_fields_BF=_long(item_buckets(features.item_fields[item_N], totals, config.item_fields)),
             item_tags_BT=_long(tag_buckets(features.item_tags[item_N][:, :ITEM_TAGS], config.tag_buckets)),
-            long_interest_BD=_interest(features, rows["long_tags"], rows["long_weights"]),
-            short_interest_BD=_interest(features, rows["short_tags"], rows["short_weights"]),
+            long_interest_BD=self._interest(rows["long_tags"], rows["long_weights"]),
+            short_interest_BD=self._interest(rows["short_tags"], rows["short_weights"]),
             counters_BC=_counters(rows),
             vectors_BD={name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()},
             item_B=item_B, bookmarked_BH=_list(rows["bookmarked"]), passed_BH=_list(rows["passed"]),
             label_B=_labels(rows["label"]), catalogue=self.catalogue)
 
+    def _interest(self, tag_BL: Array, weight_BL: Array) -> Tensor:
+        _require_below(tag_BL, self.features.tags, "interest tags", lowest=ABSENT)
+        return _interest(self.features, tag_BL, weight_BL) if self.interests else torch.zeros(len(tag_BL), 0)
+
 
 def lookups_of(features: Features, rankers: dict[str, Ranker], device: torch.device | str, *, resident: bool = False
                ) -> dict[str, Lookup]:
-    """By ranker. One that reads no compact vectors does with the look-ups of one that does, if buckets are the same."""
-    lookups = {name: Lookup(features, ranker, device, resident=resident) for name, ranker in rankers.items()}
+    """By ranker. One that reads no compact vectors does with the look-ups of one that does, if buckets are the same.
+    Interests are made for all if one reads them."""
+    interests = any(ranker.config.reads_interests for ranker in rankers.values())
+    lookups = {name: Lookup(features, ranker, device, resident=resident, interests=interests)
+               for name, ranker in rankers.items()}
     richest: dict[str, Lookup] = {}
     for lookup in sorted(lookups.values(), key=lambda lookup: -len(lookup.axes)):
         richest.setdefault(lookup.buckets, lookup)
@@ -97,7 +106,6 @@ def lookups_of(features: Features, rankers: dict[str, Ranker], device: torch.dev
 
 def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:
     """[B, D]: the weighted mean of the listed tags' vectors, over the tags that have one; zero when none has."""
-    _require_below(tag_BL, features.tags, "interest tags", lowest=ABSENT)
     if not features.tags:
         return torch.zeros(len(tag_BL), features.widths["text"])
     distinct_T, place_BL = np.unique(tag_BL, return_inverse=True)

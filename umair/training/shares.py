@@ -37,7 +37,12 @@ def count_steps(rows_by_rank: list[int], batch: int) -> int:
 
 def step_sizes(rows: int, steps: int) -> list[int]:
     """`rows` cut into exactly `steps` batches whose sizes differ by at most one."""
-    return [rows * (step + 1) // steps - rows * step // steps for step in range(steps)]
+    return [step_size(rows, steps, step) for step in range(steps)]
+
+
+def step_size(rows: int, steps: int, step: int) -> int:
+    """One of `step_sizes`."""
+    return rows * (step + 1) // steps - rows * step // steps
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class EpochPlan:
 
         A loss times this, averaged over the ranks, is the mean over all rows of the step, each of which counts alike.
         """
-        by_rank = [rows * (step + 1) // self.steps - rows * step // self.steps for rows in self.rows_by_rank]  # `step_sizes`
+        by_rank = [step_size(rows, self.steps, step) for rows in self.rows_by_rank]
         return by_rank[self.rank] * len(by_rank) / sum(by_rank)
 
     def rows_after(self, step: int) -> int:
