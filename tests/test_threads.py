@@ -11,6 +11,8 @@ import pytest
 
 from umair.evidence import ROOT
 
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for pattern in ("jobs/*.py", "examples/*/*.py", "benchmarks/e*.py", "benchmarks/train.py")
+                 for path in ROOT.glob(pattern))
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -27,6 +29,13 @@ def spins(script: str, **given: str) -> str:
 @pytest.mark.parametrize("module", ["umair", "umair.training.ranks", "umair.embedding.image_worker"])
 def test_threads_spin_briefly(module: str) -> None:
     assert spins(f"import {module}, torch") == "10000"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_import_umair_before_torch(script: str) -> None:
+    lines = (ROOT / script).read_text(encoding="utf-8").splitlines()
+    imports = [line for line in lines if re.match(r"(from|import) (umair|torch|numpy|catalogue)\b", line)]
+    assert "umair" in imports[0] or not any("torch" in line for line in imports), imports[0]
 
 
 def test_the_user_may_say_how_threads_wait() -> None:
