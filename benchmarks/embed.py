@@ -4,10 +4,10 @@
 
 Everything is compared within one run, with the same number of threads on both sides; the model is loaded before the clock starts.
 conf/local.yaml has two Spark slots, and its encoders one thread in each; here each slot also decodes with one thread, and the bare
-loop is one process with as many threads of either kind as all slots have. With as many threads as cores everything else that Spark does is taken from the encoder; with one it has a core, as on a
-machine with more cores than encoding threads, or with a GPU. The bare loop decodes in threads, as the Spark worker does, and
-writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a killed run could go on
-with, and commits to the tables.
+loop is one process with as many threads of either kind as all slots have. Beside two slots there is also a bare loop in two
+processes, one for each slot, which is as much as two cores can do. The bare loop decodes in threads, as the Spark worker does,
+and writes nothing; "spark" decodes, encodes and writes; "whole job" also looks at every file, keeps what a killed run could go
+on with, and commits to the tables.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ import argparse
 import csv
 import functools
 import json
+import multiprocessing
 import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import umair  # noqa: F401  # before torch: docs/decisions/017
+
+# isort: split
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import torch
 from speed_page import write_speed_page
 
@@ -87,6 +93,7 @@ TEXT_CASES = {"encoder of conf/local.yaml": TextCase({}, 300, slots=2, threads=1
               "the same, one slot of one thread": TextCase({}, 100, threads=1),
               "encoder of MiniLM's size": TextCase(MINILM, 12)}
 GROWTH = (16, 64, 256)  # ids for each file
+PROCESSES = "bare loop, a process for each slot"
 WEEK = 2  # ids for each file that come in a week, beside so many that have their vectors
 SPARK = {"spark.ui.enabled": "false", "spark.driver.memory": "1g",  # all of it taken at the start: what grows is no filling heap
          "spark.driver.extraJavaOptions": "-Xms1g -XX:+AlwaysPreTouch"}
@@ -108,6 +115,7 @@ def main() -> None:
                     images_of[name] = _images(spark, folder / str(place), case.encoder or local.image_encoder, case, given)
             if slots == 2:
                 result["growth"] = _growth(spark, folder / "0", given.pictures)
+                result["stored_over_float32"] = _stored(spark, folder / "0", given.pictures)
             for place, (name, case) in enumerate(TEXT_CASES.items()):
                 if case.slots == slots:
                     network = local.text_encoder.model_copy(update=case.differs)
@@ -145,22 +153,55 @@ def _images(spark: Any, folder: Path, network: ImageEncoderConfig, case: ImageCa
         ways |= {"bare loop with prefetching": lambda: _bare(encoder, folder / "pictures", names, config, threads, ahead=True),
                  "spark with prefetching": lambda: _spark(todo, folder, ahead),
                  "whole job": lambda: _whole_job(todo, folder, config)}
-    for way in ways.values():
-        way()  # loads the model into the Python worker, and pictures into the page cache
-    rates = {name: [] for name in ways}
-    for _ in range(given.repeats):
-        for name, way in ways.items():
-            rates[name].append(len(names) / _timed(way))
+    with ExitStack() as stack:
+        if case.slots > 1:
+            ways[PROCESSES] = stack.enter_context(_processes(case.slots, _bare_pictures, names, folder, config))
+        rates = _rates(ways, len(names), given.repeats)
     middle = {name: statistics.median(each) for name, each in rates.items()}
     found = {"pictures": len(names), "slots": case.slots, "threads": case.threads,
              "pictures_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
-             "spark_over_bare": round(middle["spark"] / middle["bare loop"], 3)}
+             **_ratios(middle, "bare loop")}
     if case.thorough:
         with_prefetching = middle["spark with prefetching"]
         found |= {"whole_job_over_bare": round(middle["whole job"] / middle["bare loop"], 3),
                   "spark_with_over_bare_with_prefetching": round(with_prefetching / middle["bare loop with prefetching"], 3),
                   "prefetching_gains": round(with_prefetching / middle["spark"], 3)}
     return found
+
+
+def _rates(ways: dict[str, Callable[[], Any]], count: int, repeats: int) -> dict[str, list[float]]:
+    """Of each way, `count` over its seconds, in turns. The first time, which loads the model into Python workers and pictures
+    into the page cache, is not counted."""
+    for way in ways.values():
+        way()
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            rates[name].append(count / _timed(way))
+    return rates
+
+
+def _ratios(middle: dict[str, float], bare: str) -> dict[str, float]:
+    names = {"spark_over_bare": bare, "spark_over_processes": PROCESSES}
+    return {name: round(middle["spark"] / middle[way], 3) for name, way in names.items() if way in middle}
+
+
+@contextmanager
+def _processes(count: int, work: Callable[..., Any], items: list[str], *arguments: Any) -> Iterator[Callable[[], Any]]:
+    """`work(share of the items, *arguments)` in so many processes of one thread each, which live until the end."""
+    shares = [items[place::count] for place in range(count)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield lambda: [each.result() for each in [pool.submit(work, share, *arguments) for share in shares]]
+
+
+@functools.lru_cache(maxsize=1)
+def _image_encoder(folder: Path) -> Any:
+    return load_image_encoder(folder).to(memory_format=torch.channels_last)
+
+
+def _bare_pictures(names: list[str], folder: Path, config: EmbedImagesConfig) -> int:
+    return len(_bare(_image_encoder(folder / "encoder"), folder / "pictures", names, config, 1, ahead=False))
 
 
 def _todo(spark: Any, folder: Path, count: int, copies: int = 1) -> Any:
@@ -225,9 +266,33 @@ def _growth(spark: Any, folder: Path, count: int) -> dict[str, Any]:
             seconds = [_timed(functools.partial(_whole_job, todo, folder, config, keep=True)) for todo in (first, second)]
         shutil.rmtree(folder / "root")
         found[f"{copies // GROWTH[0]}x"] = {
+            "heap_mib": round(_heap_mib(spark)),
             "pictures": count * copies, "pictures_per_second": round(count * copies / seconds[0], 1), "new_in_a_second_week": count * WEEK,
             "seconds_of_a_second_week": round(seconds[1], 2), "driver_mib": round(memory.most)}
     return found
+
+
+def _heap_mib(spark: Any) -> float:
+    """What the driver's JVM holds on to, after a collection."""
+    machine = spark.sparkContext._jvm.java.lang
+    machine.System.gc()
+    running = machine.Runtime.getRuntime()
+    return float(running.totalMemory() - running.freeMemory()) / 2**20
+
+
+def _stored(spark: Any, folder: Path, count: int) -> dict[str, float]:
+    """Bytes that the vectors of different pictures take in a table, over those of as many float32."""
+    _spark(_todo(spark, folder, count), folder, EmbedImagesConfig(batch=64, threads=1, torch_threads=1))
+    bytes_of: dict[str, list[int]] = {}
+    for file in (folder / "out").glob("*.parquet"):
+        metadata = pq.ParquetFile(file).metadata
+        for group in range(metadata.num_row_groups):
+            for column in map(metadata.row_group(group).column, range(metadata.num_columns)):
+                name = column.path_in_schema.split(".")[0]
+                if name in ("semantic", "style"):
+                    bytes_of.setdefault(name, []).append(column.total_compressed_size)
+    encoder = read_facts(folder / "encoder")
+    return {name: round(sum(sizes) / (4 * count * encoder[f"{name}_width"]), 3) for name, sizes in sorted(bytes_of.items())}
 
 
 class _Memory:
@@ -267,16 +332,23 @@ def _texts(spark: Any, folder: Path, network: TextEncoderConfig, case: TextCase,
     ways: dict[str, Callable[[], Any]] = {
         "SentenceTransformer.encode": lambda: encoder.encode(cleaned, batch_size=config.batch, show_progress_bar=False),
         "spark": lambda: texts.embed_texts(stored, folder, config).write.mode("overwrite").parquet(str(folder / "out"))}
-    for way in ways.values():
-        way()
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.repeats):
-        for name, way in ways.items():
-            rates[name].append(len(unique) / _timed(way))
+    with ExitStack() as stack:
+        if case.slots > 1:
+            ways[PROCESSES] = stack.enter_context(_processes(case.slots, _bare_texts, cleaned, folder, config))
+        rates = _rates(ways, len(unique), given.repeats)
     middle = {name: statistics.median(each) for name, each in rates.items()}
     return {"texts": len(unique), "slots": case.slots, "threads": case.threads,
             "texts_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
-            "spark_over_bare": round(middle["spark"] / middle["SentenceTransformer.encode"], 3)}
+            **_ratios(middle, "SentenceTransformer.encode")}
+
+
+@functools.lru_cache(maxsize=1)
+def _text_encoder(folder: Path) -> Any:
+    return load_text_encoder(folder)
+
+
+def _bare_texts(cleaned: list[str], folder: Path, config: EmbedTextsConfig) -> int:
+    return len(_text_encoder(folder).encode(cleaned, batch_size=config.batch, show_progress_bar=False))
 
 
 def _once_before() -> dict[str, Any]:

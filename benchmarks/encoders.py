@@ -18,13 +18,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import umair  # noqa: F401  # before torch: docs/decisions/017
+
+# isort: split
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from umair.config import load_config
 from umair.evaluation.retrieval import Precision, precision_among_others, standardised
-from umair.evidence import ROOT, origin, provenance, spread, write_evidence
+from umair.evidence import ROOT, mean_interval, origin, provenance, spread, write_evidence
 from umair.job import Config, Job
 from umair.model.image_encoder import ImageEncoder, build_image_encoder, take_weights, to_pixels
 from umair.model.painting_style import StylePool
@@ -80,7 +83,7 @@ IN_SHORT = {  # name -> weights, form of the style vector
 def main() -> None:
     given = _arguments()
     result = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if given.page else _measure(given)
-    write_evidence(PAGE, result, _page(result), _summary(result["lines"]))
+    write_evidence(PAGE, result, _page(result), {name: round(float(np.mean(value_S)), 4) for name, value_S in _summary(result["lines"]).items()})
 
 
 def _measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -165,28 +168,35 @@ class _Grid:
         return {key: torch.cat(vectors).numpy() for key, vectors in parts.items()}
 
 
-def _summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds of what IN_SHORT names, standardised, as `umair.neighbours` compares vectors."""
-    def mean(measure: str, weights: str, form: str) -> float:
-        return round(float(np.mean([line[measure]["mean"] for line in lines if line["scaling"] == STANDARDISED and (
-            line["weights"], line["form"]) == (weights, form)])), 4)
+def _summary(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """By seed, what IN_SHORT names, standardised, as `umair.neighbours` compares vectors."""
+    def of(measure: str, weights: str, form: str) -> list[float]:
+        found = {line["seed"]: line[measure]["mean"] for line in lines if line["scaling"] == STANDARDISED and (
+            line["weights"], line["form"]) == (weights, form)}
+        return [found[seed] for seed in sorted(found)]
 
-    return {f"{name}: {vector} {measure.replace('_', ' ')}": mean(measure, weights, form if vector == "style" else "")
+    return {f"{name}: {vector} {measure.replace('_', ' ')}": of(measure, weights, form if vector == "style" else "")
             for name, (weights, form) in IN_SHORT.items()
             for vector, measure in (("style", "finds_style"), ("style", "finds_content"),
                                     ("semantic", "finds_content"), ("semantic", "finds_style"))}
 
 
-def _in_short(summary: dict[str, float]) -> str:
+def _in_short(summary: dict[str, list[float]]) -> str:
     """One row for each line of IN_SHORT."""
     rows: dict[str, list[str]] = {}
-    for name, value in summary.items():
-        rows.setdefault(name.split(": ")[0], []).append(f"{value:.3f}")
+    for name, value_S in summary.items():
+        rows.setdefault(name.split(": ")[0], []).append(_with_interval(value_S))
     return "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())
 
 
+def _with_interval(value_S: list[float], sign: str = "") -> str:
+    """The mean over seeds and, where there are several, its 95 % interval."""
+    mean = f"{np.mean(value_S):{sign}.3f}"
+    return mean if len(value_S) < 2 else "{} [{:{sign}.3f}, {:{sign}.3f}]".format(mean, *mean_interval(value_S)[1:], sign=sign)
+
+
 def _forms(lines: list[dict[str, Any]]) -> str:
-    """One row for each form of the style vector, trained through itself, and its difference to the default seed by seed."""
+    """One row for each form of the style vector, trained through itself, and its difference to the default, paired by seed."""
     def by_seed(form: str, measure: str) -> np.ndarray:
         found = {line["seed"]: line[measure]["mean"] for line in lines if line["vector"] == "style" and (
             line["weights"], line["form"], line["scaling"]) == (THROUGH_ITSELF[form], form, STANDARDISED)}
@@ -196,8 +206,8 @@ def _forms(lines: list[dict[str, Any]]) -> str:
     for form in THROUGH_ITSELF:
         style_S, content_S = (by_seed(form, measure) for measure in ("finds_style", "finds_content"))
         less_S = style_S - by_seed(DEFAULT, "finds_style")
-        minus = "the default" if form == DEFAULT else ", ".join(f"{less:+.3f}" for less in less_S)
-        rows.append(f"| {form} | {spread(style_S.tolist())} | {spread(content_S.tolist())} | {minus} |")
+        minus = "the default" if form == DEFAULT else _with_interval(less_S.tolist(), "+")
+        rows.append(f"| {form} | {_with_interval(style_S.tolist())} | {_with_interval(content_S.tolist())} | {minus} |")
     return "\n".join(rows)
 
 
@@ -205,7 +215,8 @@ def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
 
-{origin(result)} It took {result['seconds'] / 60:.0f} minutes beside what earlier runs had trained.
+{origin(result)} It took {result['seconds'] / 60:.0f} minutes; weights that an earlier run of
+the same configuration had trained were taken over, so that some may be of an earlier commit.
 
 A grid of {result['styles']} styles x {result['contents']} contents, each picture painted once and none of them trained on. For each picture,
 its {NEAR} nearest by cosine. *Finds style*: among pictures of other contents, the share with the same style (chance
@@ -219,6 +230,8 @@ artists" through gram_max with its logarithm. Tags alone are what the paper trai
 
 ## In short, standardised
 
+In brackets the 95 % interval of the mean over trainings (Student's t); what is not trained differs by its random weights.
+
 | weights and form | style vector finds style | and content | semantic vector finds content | and style |
 |---|---|---|---|---|
 {_in_short(_summary(lines))}
@@ -229,9 +242,10 @@ vectors, {JITTERED} for each of these pictures, moved by a third of a deviation 
 
 ## Forms of the style vector of one width, each trained through itself and standardised
 
-The artists' head reads the logarithm of a form in any case, so that weights are the same with and without.
+The artists' head reads the logarithm of a form in any case, so that weights are the same with and without. In brackets 95 %
+intervals over trainings (Student's t), of the last column paired by seed.
 
-| form | finds style | finds content | style less the default's, seed by seed |
+| form | finds style | finds content | style less the default's |
 |---|---|---|---|
 {_forms(lines)}
 """]

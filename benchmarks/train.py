@@ -26,6 +26,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import umair  # noqa: F401  # before torch: docs/decisions/017
+
+# isort: split
 import torch
 from catalogue import compare as compare_catalogues
 from speed_page import write_speed_page

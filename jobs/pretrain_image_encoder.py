@@ -6,6 +6,9 @@ spark-submit jobs/pretrain_image_encoder.py --config conf/local.yaml --week 2026
 from datetime import timedelta
 from typing import Any
 
+import umair  # noqa: F401  # before torch: docs/decisions/017
+
+# isort: split
 import torch
 
 from umair.job import Job, log, main, require_finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import subprocess
@@ -95,7 +96,11 @@ def test_a_digest_of_code_knows_programs_and_no_words(tmp_path: Path, monkeypatc
 
 # ---------------------------------------------------------------- examples
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_example", ROOT / f"examples/{name}/train.py")
+    return load(f"examples/{name}/train.py")
+
+
+def load(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -126,3 +131,38 @@ def test_a_face_without_hair_is_refused(tmp_path: Path) -> None:
     write_faces(tmp_path, ["aqua hair red eyes", "red eyes"])
     with pytest.raises(ContractError, match="found 'red eyes'; expected \"<hair> hair <eyes> eyes\""):
         example("faces").read_faces(tmp_path)
+
+
+def test_the_page_of_terms_has_a_line_for_all_for_each_perspective_and_for_each_kind() -> None:
+    terms = example("terms")
+    found = {"work": [1, 1], "before": [[20, 20], [20, 20]], "after": [[1, 1], [1, 20]]}  # 3 of 4 sides
+    lost = {"work": [2], "before": [[1, 1]], "after": [[20, 20]]}
+    facts = {"epochs": 5, "pairs": 7, "texts": 9, "seed": 0, "seconds": 3.0, "approximate_recall": 0.9}
+    start = terms._start("from scratch", [{**facts, "ranked": {"title ja-zh": found, "name ja-zh": found, "term-explanation en-en": lost}}])
+    limits = {"large": 0.5, "never_held_out": 0.25}
+    text = terms._text({**provenance("make terms"), "pairs": 8, "max_tokens": 32, "starts": [start],
+                        "works": {"all": limits, "character-series": limits}})
+    assert "seeds 0, 3 s at most. Of the exact 10 nearest among all 9 texts, an inverted file finds 0.900." in text
+    names = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:]
+    assert names == ["| **all**", "| **explanations**", "| explanations en-en", "| **multilingual names**", "| multilingual names ja-zh",
+                     "| term-explanation en-en", "| name ja-zh", "| title ja-zh"]
+    assert "| **multilingual names** | 4 | 0.000 [0.000, 0.000] | 0.750 [0.750, 0.750] | +0.750 [+0.750, +0.750] |" in text
+    assert "| **explanations** | 1 | 1.000 [1.000, 1.000] | 0.000 [0.000, 0.000] | -1.000 [-1.000, -1.000] |" in text
+
+
+def test_a_kind_without_a_perspective_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "pairs.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("lang_a\ttext_a\tlang_b\ttext_b\tkind\tsource\nja\ta\ten\tb\tnickname\tx\n")
+    with pytest.raises(ContractError, match=r"found kind nickname; expected kinds title, name, character"):
+        example("terms").read_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["conf/local.yaml", "conf/cluster.yaml"])
+def test_the_form_of_style_that_is_configured_is_the_one_that_the_evidence_found_best(file: str) -> None:
+    encoders, lines = load("benchmarks/encoders.py"), json.loads((ROOT / "docs/evidence/encoders.json").read_text(encoding="utf-8"))["lines"]
+    configured = load_config(ROOT / file, [], Config).image_encoder
+    named = encoders.FORMS[encoders.DEFAULT]
+    assert (configured.style, configured.style_log, configured.style_stages) == (named["style"], named["style_log"], 1)
+    found = {form: np.mean([line["finds_style"]["mean"] for line in lines if (line["weights"], line["form"], line["scaling"]) == (
+        weights, form, encoders.STANDARDISED)]) for form, weights in encoders.THROUGH_ITSELF.items()}
+    assert max(found, key=found.__getitem__) == encoders.DEFAULT

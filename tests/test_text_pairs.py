@@ -290,11 +290,25 @@ def test_a_gain_is_that_of_the_same_pairs():
     assert found["recall_at_10"] == {"before": [0, 0, 0], "after": [1, 1, 1], "gain": [1, 1, 1]}
 
 
-def test_of_several_runs_all_but_one_are_drawn():
-    # One of five finds its pair. Of four drawn, three or more are that one with chance 0.0272, so 0.75 is the upper end; of
-    # five drawn, three or more would be with 0.058 and four with 0.0067, so that it would be 0.6.
-    runs = [ranked((1, [1, 1], [1, 1])), *[ranked((1, [20, 20], [20, 20]))] * 4]
-    assert recall_intervals(runs, {"name en-ja"}, resamplings=100_000)["recall_at_1"]["after"] == [0.2, 0, 0.75]
+def test_the_interval_is_of_the_mean_over_runs():
+    # Two works, one found throughout, one never; three runs. The sum of what six drawn works say is binomial(6, 1/2): at most
+    # one of six with chance 0.109, none with 0.016, so that the lower end is 1/6, and the upper 5/6.
+    run = ranked((1, [1, 1], [1, 1]), (2, [20, 20], [20, 20]))
+    assert recall_intervals([run] * 3, {"name en-ja"})["recall_at_1"]["after"] == [0.5, 0.1667, 0.8333]
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    chance, held, width = np.random.default_rng(0), 0, []
+    for _ in range(200):
+        runs = []
+        for _ in range(3):  # 60 works of two pairs, which are found or missed together, with chance 0.3
+            found = np.repeat(np.where(chance.random(60) < 0.3, 1, 20), 2)
+            runs.append(ranked(*[(place // 2, [20, 20], [rank, rank]) for place, rank in enumerate(found.tolist())]))
+        _, low, high = recall_intervals(runs, {"name en-ja"}, resamplings=300)["recall_at_1"]["after"]
+        held += low <= 0.3 <= high
+        width.append(high - low)
+    assert 0.90 <= held / 200 <= 0.985
+    assert np.mean(width) == pytest.approx(2 * 1.96 * (0.3 * 0.7 / 180) ** 0.5, rel=0.1)  # 180 works in all
 
 
 # ---------------------------------------------------------------- training

@@ -89,8 +89,8 @@ def _page(result: dict[str, Any]) -> str:
     over_seeds = ""
     if len(values) > 1:
         mean, low, high = mean_interval(values)
-        over_seeds = (f"Mean over the seeds: {mean:.3f}, 95 % interval {low:.3f} to {min(high, 1.0):.3f} (Student's t, of another training; "
-                      "the faces held out are the same).\n")
+        over_seeds = (f"Mean over the seeds: {mean:.3f}, 95 % interval {low:.3f} to {min(high, 1.0):.3f} (Student's t). Each seed trains anew "
+                      "and holds out other faces.\n")
     return f"""# Hair and eye colours of faces
 
 {origin(result)}

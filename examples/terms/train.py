@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import hashlib
 import importlib.util
 import json
 import sys
@@ -22,13 +23,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from umair.config import load_config
+from umair.config import fingerprint, load_config
 from umair.errors import ConfigError, ContractError, UmairError
-from umair.evidence import ROOT, evidence_parser, origin, provenance, spread, write_evidence
+from umair.evidence import ROOT, code_digest, evidence_parser, origin, provenance, spread, write_evidence
 from umair.job import Config, start_logging, start_spark
 from umair.model.text_encoder import clean_text, load_text_encoder
 from umair.neighbours import approximate_recall
 from umair.schema import TERMS
+from umair.storage import read_facts
 from umair.training.ranks import run_ranks
 from umair.training.text_pairs import SMALL_WORK, count_works, read_text_pairs, train_text_encoder
 from umair.training.text_recall import FIGURES, MOMENTS, recall_intervals
@@ -42,6 +44,7 @@ PERSPECTIVES = {"title": "multilingual names", "name": "multilingual names", "ch
 ALL = "all"
 HEAD = ("| perspective or kind | pairs held out | recall@1 before | after | gain | recall@10 before | after | reciprocal rank before | after |\n"
         "|---|---|---|---|---|---|---|---|---|")
+CODE = ("model/text_encoder.py", "training/text_pairs.py", "training/text_recall.py")  # what a run's figures depend on
 NEAR = 10  # texts, whose search by the approximate index is compared with the exact one
 WHAT_TO_DO = "give the folder with pairs.tsv.gz"
 
@@ -103,7 +106,7 @@ def _kept(names: set[str]) -> list[dict[str, Any]]:
         return []
     before = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     own = {name: before[name] for name in ("commit", "machine", "date")}
-    return [{"origin": own, **start} for start in before["starts"] if start["name"] not in names]
+    return [{"origin": own, **start} for start in before.get("starts", []) if start["name"] not in names]
 
 
 def read_pairs(data: Path) -> pa.Table:
@@ -125,6 +128,10 @@ def read_pairs(data: Path) -> pa.Table:
     if short or not rows:
         raise ContractError(f"{file}, line {short or 1}", "too few columns" if short else "no line after the header",
                             f"{len(TERMS.column_names)} columns in each line", WHAT_TO_DO)
+    strange = sorted({row[TERMS.column_names.index("kind")] for row in rows} - set(PERSPECTIVES))
+    if strange:
+        raise ContractError(str(file), f"kind {', '.join(strange)}", f"kinds {', '.join(PERSPECTIVES)}",
+                            "correct the kinds, or give the new one its perspective in examples/terms/train.py")
     return pa.table(dict(zip(TERMS.column_names, (pa.array(column, pa.string()) for column in zip(*rows, strict=True)), strict=True)))
 
 
@@ -134,12 +141,15 @@ def _minilm() -> str | None:
 
 
 def _train(spark: Any, config: Config, folder: Path, changes: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Facts of one run, which is not made again where an earlier call, that was killed perhaps, has made it."""
     encoder = {**config.text_encoder.model_dump(), **changes, "seed": seed}
     pairs = {**config.text_pairs.model_dump(), **(FURTHER if changes else {}), "seed": seed}
+    key = fingerprint([encoder, pairs, code_digest(*CODE), hashlib.sha256((folder / "terms.parquet").read_bytes()).hexdigest()])
     arguments = {"files": [str(folder / "terms.parquet")], "encoder": encoder, "pairs": pairs, "keep_ranks": True,
-                 "folder": str(folder / f"encoder-{'base' if changes else 'scratch'}-{seed}")}
-    facts: dict[str, Any] = run_ranks(spark, train_text_encoder, arguments, pairs["ranks"], threads=pairs["threads"],
-                                      device=pairs["device"])[0]
+                 "folder": str(folder / f"encoder-{'base' if changes else 'scratch'}-{seed}-{key}")}
+    if not (Path(arguments["folder"]) / "facts.json").is_file():
+        run_ranks(spark, train_text_encoder, arguments, pairs["ranks"], threads=pairs["threads"], device=pairs["device"])
+    facts = read_facts(arguments["folder"])
     texts = read_text_pairs(arguments["files"]).texts.to_pylist()
     vector_ND = load_text_encoder(arguments["folder"]).encode([clean_text(text) for text in texts], show_progress_bar=False)
     return {"seed": seed, "epochs": pairs["epochs"], **facts, "texts": len(texts),
@@ -154,8 +164,8 @@ def _text(result: dict[str, Any]) -> str:
 
 {result['pairs']:,} pairs; works (pairs that hang together through shared texts) are held out whole, so that no text of theirs was
 trained on, in whatever spelling. Each held-out pair asks from both sides among the other sides of its kind and languages; the
-larger that group, the harder. Means over the seeds, each of which holds out other works; in brackets the 95 % interval over
-resampled works and seeds, and for recall@1 what training gained, on the same pairs. Texts are cut to {result['max_tokens']} tokens, for
+larger that group, the harder. Means over the seeds, each of which holds out other works; in brackets the 95 % interval of that
+mean over resampled works (not over other trainings on the same works); and for recall@1 what training gained, on the same pairs. Texts are cut to {result['max_tokens']} tokens, for
 either encoder.
 
 Two limits of this split. Works of more than {SMALL_WORK} pairs are not kept apart within a batch as small ones are (they would fill

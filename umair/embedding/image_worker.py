@@ -1,4 +1,4 @@
-"""What a Spark Python worker does with pictures: read and decode in threads, one batch ahead of the encoder.
+"""What a Spark Python worker does with pictures: reads and decodes in threads, with `prefetch` a batch ahead of the encoder.
 
 B pictures of a batch. Nothing here starts Spark; `embed_batches` is what `mapInArrow` calls.
 """
@@ -28,7 +28,8 @@ from umair.picture_files import read_picture
 
 EMBEDDED = ("illust_id bigint, illust_index int, state string, reason string, semantic array<float>, style array<float>, "
             "sha256 string, rule string, value string, partition int, read_seconds double, decode_seconds double, "
-            "encode_seconds double, task_seconds double")  # no rule where there are vectors; seconds: this row's share
+            "encode_seconds double, write_seconds double, task_seconds double")  # no rule where there are vectors
+#                                seconds: this row's share, of write that of the batch before
 
 
 class EmbedImagesConfig(PrecisionConfig):
@@ -81,7 +82,8 @@ def embed_batches(batches: Batches, *, folder: str, fingerprint: str, image_root
                   ) -> Iterator[pa.RecordBatch]:
     """Batches with illust_id, illust_index, image, image_content, state, reason -> batches with the columns of EMBEDDED.
 
-    While the encoder works on one batch, threads read and decode the next. `fingerprint` names the encoder in `folder`.
+    With `prefetch`, threads read and decode the next batch while the encoder works on one. `fingerprint` names the encoder
+    in `folder`.
     """
     device = device_of_task("embed_images.device", config.device)
     with ThreadPoolExecutor(config.threads, thread_name_prefix="decode") as threads:
@@ -94,12 +96,14 @@ def embed_batches(batches: Batches, *, folder: str, fingerprint: str, image_root
                            for image, content in zip(*(batch[name].to_pylist() for name in ("image", "image_content")),
                                                      strict=True)]
 
-        started, now = map(start, tables_of(batches, config.batch)), time.perf_counter()
+        started, now, handing = map(start, tables_of(batches, config.batch)), time.perf_counter(), 0.0
         ahead = config.device == "cuda" if config.prefetch is None else config.prefetch
         for batch, coming in one_ahead(started) if ahead else started:
             columns = encode_batch(batch, [future.result() for future in coming], encoder(), config)
             before, now = now, time.perf_counter()
-            yield record_batch({**columns, "task_seconds": np.full(len(batch), (now - before) / len(batch))})
+            yield record_batch({**columns, "write_seconds": np.full(len(batch), handing / len(batch)),
+                                "task_seconds": np.full(len(batch), (now - before) / len(batch))})
+            handing = time.perf_counter() - now
 
 
 def one_ahead(started: Iterator[Started]) -> Iterator[Started]:

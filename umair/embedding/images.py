@@ -29,7 +29,8 @@ from umair.picture_files import NOT_THERE, picture_hash, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
 
-PHASES = ("read", "decode", "encode", "task")  # read and decode in threads, while encode works; task: from start to end
+PHASES = ("read", "decode", "encode", "write", "task")  # read and decode in threads; write: until Spark, which writes
+#                                           vectors as they come, has taken them; task: from start to end
 OUT_OF_REACH = ("missing_file", "unreadable_file")  # rules that say more of the store than of the picture
 REASONS = ("new", "changed", "retried")  # why a picture is embedded
 HAS_PICTURE = "image IS NOT NULL OR image_content IS NOT NULL"

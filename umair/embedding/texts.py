@@ -36,10 +36,11 @@ from umair.storage import read_facts
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-EMBEDDED = f"{TEXT_VECTORS.columns}, partition int, encode_seconds double, task_seconds double"  # seconds: this row's share
+EMBEDDED = (f"{TEXT_VECTORS.columns}, partition int, encode_seconds double, write_seconds double, "
+            "task_seconds double")  # seconds: this row's share, of write that of the batch before
 ROWS_A_TASK = 50_000  # texts
 SORTED_TOGETHER = 10_000  # texts that the encoder sorts by length before it makes its batches; Spark may give fewer at once
-PHASES = ("encode", "task")  # task: from start to end
+PHASES = ("encode", "write", "task")  # write: until Spark, which writes vectors as they come, has taken them; task: all
 VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # at least one character that can be seen, among them what is
 #                                          newer than Java's tables, which call it unassigned: emoji, say
 
@@ -130,7 +131,7 @@ def _count(made: DataFrame) -> dict[str, Any]:
 
 def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedTextsConfig) -> Iterator[pa.RecordBatch]:
     """One Spark task: batches with `text` -> batches with the columns of EMBEDDED; vectors are float32, rounded to fp16."""
-    now, task = time.perf_counter(), TaskContext.get()
+    now, handing, task = time.perf_counter(), 0.0, TaskContext.get()
     device = device_of_task("embed_texts.device", config.device)
     model = worker_encoder(folder, device, config.threads)
     for batch in tables_of(batches, SORTED_TOGETHER):
@@ -144,7 +145,9 @@ def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedText
                             "encoder": pa.array([encoder] * len(texts), pa.string()),
                             "partition": np.full(len(texts), task.partitionId() if task else 0, np.int32),
                             "encode_seconds": np.full(len(texts), (now - started) / max(1, len(texts))),
+                            "write_seconds": np.full(len(texts), handing / max(1, len(texts))),
                             "task_seconds": np.full(len(texts), (now - before) / max(1, len(texts)))})
+        handing = time.perf_counter() - now
 
 
 @lru_cache(maxsize=1)  # a Spark Python worker serves many tasks

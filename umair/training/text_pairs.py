@@ -2,8 +2,9 @@
 
 Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
 L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
-Departures: pairs are shuffled (theirs come in the order of their ids), pairs whose texts belong together are never each
-other's negatives, each rank has batches of its own, kinds of pairs may weigh more or less, no mixed precision.
+Departures: pairs are shuffled (theirs come in the order of their ids), pairs that share a text or a small work are never
+each other's negatives (`batches_apart`), each rank has batches of its own, kinds of pairs may weigh more or less, no mixed
+precision.
 """
 
 from __future__ import annotations
@@ -241,11 +242,12 @@ def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], rando
 
 
 def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
-    """Deals `rows` out, in their order, into batches of at most `batch` rows in which nothing is a false negative.
+    """Deals `rows` out, in their order, into batches of at most `batch` rows, without the false negatives that are known.
 
     Two pairs are kept apart when they share a text, when a text of one is a known partner of a text of the other, or when
-    they are about one work; works of more than SMALL_WORK pairs, which would fill no batch, by the first two alone. Every
-    row is dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
+    they are about one work. Works of more than SMALL_WORK pairs, which would fill no batch, are kept apart by the first two
+    alone: two characters of one large series may meet in a batch. Every row is dealt out once. Where many rows exclude each
+    other some batches come out short, down to a single row.
     """
     opened: list[_OpenBatch] = []
     for row in rows:

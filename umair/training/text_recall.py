@@ -75,19 +75,17 @@ def recall_intervals(runs: list[dict[str, Any]], groups: Collection[str], *, res
                      ) -> Measured:
     """pairs (mean over runs) and, for each of FIGURES, before, after and gain as (mean, low, high), over `groups` together.
 
-    `runs`: what `train_text_encoder` says under `ranked`, one for each seed. The 95 % interval is of the mean over runs: a
-    resampling draws as many of a run's works as it holds out, since pairs of one work are found or missed together,
-    and of S runs S - 1 (of one run that run), as the mean of S drawn ones would vary too little. Raises ValueError where no
-    run has a pair of these groups.
+    `runs`: what `train_text_encoder` says under `ranked`, one for each seed, which holds out works of its own. The 95 %
+    interval is of the mean over these runs: a resampling draws, in each, as many works as it holds out, since pairs of one
+    work are found or missed together. By how much another training would differ on the same works is not in it. Raises
+    ValueError where no run has a pair of these groups.
     """
     chance = np.random.default_rng(seed)
     found = [pairs for run in runs if (pairs := _pairs_of(run, groups)) is not None]
     if not found:
         raise ValueError(f"no held-out pair in {', '.join(sorted(groups))}")
     mean_SF = np.stack([value_NF.mean(0) for _, value_NF in found])
-    replicate_SRF = np.stack([_resampled(work_N, value_NF, resamplings, chance) for work_N, value_NF in found])
-    drawn_RS = chance.integers(0, len(found), (resamplings, max(1, len(found) - 1)))
-    replicate_RF = replicate_SRF[drawn_RS, np.arange(resamplings)[:, None]].mean(1)
+    replicate_RF = np.stack([_resampled(work_N, value_NF, resamplings, chance) for work_N, value_NF in found]).mean(0)
     low_F, high_F = np.quantile(replicate_RF, [0.025, 0.975], axis=0)
     columns = np.stack([mean_SF.mean(0), low_F, high_F], axis=1).round(4).tolist()
     names = [(figure, moment) for moment in (*MOMENTS, "gain") for figure in FIGURES]
