@@ -270,6 +270,19 @@ def test_a_pack_that_is_not_whole_is_refused(features):
         Features.open(features.folder)
 
 
+@pytest.mark.parametrize(("name", "change", "expected"), [
+    ("semantic", lambda of_ID: of_ID[:-1], r"expected {illustrations} rows of {semantic} numbers, as facts\.json says"),
+    ("text", lambda of_ID: of_ID[:, :-1], r"expected {illustrations} rows of {text} numbers"),
+    ("style_known", lambda of_I: of_I[:-1], "expected {illustrations} rows,"), ("item_tags", lambda of_IT: of_IT[1:], "expected"),
+    ("user_fields", lambda of_UF: of_UF[:-1], "expected {users} rows,"), ("tag_text", lambda of_TD: of_TD[:-1], "expected {tags} rows of")])
+def test_a_file_of_another_pack_is_refused(features, name, change, expected):
+    wrong = change(np.load(features.folder / f"{name}.npy"))
+    np.save(features.folder / f"{name}.npy", wrong)
+    sizes = {"illustrations": features.illustrations, "users": features.users, "tags": features.tags, **features.widths}
+    with pytest.raises(StorageError, match=rf"{name}\.npy: found an array of shape \({wrong.shape[0]},.*" + expected.format(**sizes)):
+        Features.open(features.folder)
+
+
 def test_a_full_disk_while_packing_is_said_and_leaves_nothing(store, tmp_path):
     """A real failing write: the process may write no file above 4 kB, and the larger matrices do not fit."""
     wide = 3_000

@@ -14,7 +14,7 @@ from torch import nn
 from umair.errors import ContractError
 from umair.model.batch import Batch
 from umair.model.listed import Lists, sum_profiles
-from umair.model.match import Match, Matches, Place, ProfilePlace
+from umair.model.match import Match, Matches, Places, ProfilePlace
 from umair.model.projection import Projection
 
 P, SHRINK = 5, 3.0
@@ -49,12 +49,12 @@ def projected(project: nn.Module, batch: Batch, illustration: int, modality: str
 
 def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarray:
     """The products of one row and one modality, one illustration at a time, in float64; running statistics."""
-    place = match.places[modality]
+    project, norm, width = match.places.projects[modality], match.places.norm, slice(P * (m := match.modalities.index(modality)), P * m + P)
     known = np.ones(len(batch.catalogue), bool) if modality == "profile" else known_of(batch, modality).numpy()
-    mean, deviation = place.norm.running_mean.double().numpy(), (place.norm.running_var.double().numpy() + place.norm.eps) ** 0.5
+    mean, deviation = norm.running_mean[width].double().numpy(), (norm.running_var[width].double().numpy() + norm.eps) ** 0.5
 
     def where(illustration: int) -> np.ndarray:
-        return (projected(place.project, batch, illustration, modality) - mean) / deviation
+        return (projected(project, batch, illustration, modality) - mean) / deviation
 
     def shrunk_mean(listed: torch.Tensor) -> np.ndarray:
         places = [where(one) for one in listed.tolist() if one >= 0 and known[one]]
@@ -64,7 +64,7 @@ def written_out(match: Match, batch: Batch, row: int, modality: str) -> np.ndarr
     if not known[item]:
         return np.zeros(P)
     taste = shrunk_mean(batch.bookmarked_BH[row]) - shrunk_mean(batch.passed_BH[row])
-    mapped = taste @ match.map_MPP[match.modalities.index(modality)].detach().double().numpy()
+    mapped = taste @ match.map_MPP[m].detach().double().numpy()
     return mapped * where(item)
 
 
@@ -151,7 +151,9 @@ def test_one_bookmark_counts_a_quarter_with_three_to_shrink():
     one_BH = torch.tensor([[item]])
     alone = replace(batch, item_B=torch.tensor([item]), bookmarked_BH=one_BH, passed_BH=torch.full((1, 1), -1))
     match = trained_match(random_batch())
-    place_P = match.places["style"]([batch.catalogue.compact_IC["style"]], known_of(batch, "style"))[item]
+    of_all = batch.catalogue
+    parts = {name: [of_IC] for name, of_IC in of_all.compact_IC.items()} | {"profile": [of_all.artist_I, of_all.tags_IT]}
+    place_P = match.places(parts, torch.ones(len(of_all), 4, dtype=torch.bool))[item, 1]
     wanted_P = (place_P / 4) @ match.map_MPP[1] * place_P
     torch.testing.assert_close(matches_of(match, alone).product_BMP[0, 1], wanted_P)
 
@@ -163,24 +165,60 @@ def test_after_training_a_row_does_not_feel_its_batch():
         torch.testing.assert_close(matches_of(match, batch.rows([row])).product_BMP[0], matches_of(match, batch).product_BMP[row])
 
 
-def test_statistics_come_from_the_known_illustrations():
-    batch = random_batch(illustrations=30)
-    place = Place(nn.Linear(WIDTHS["style"], P), P)
-    known_I = known_of(batch, "style")
-    found_IP = place([batch.catalogue.compact_IC["style"]], known_I)[known_I]
-    torch.testing.assert_close(found_IP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found_IP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
+def test_statistics_come_from_the_known_illustrations_of_each_modality():
+    of_all = random_batch(illustrations=30).catalogue
+    places = Places({name: nn.Linear(WIDTHS[name], P) for name in ("style", "text")}, P)
+    known_IM = torch.stack([known_of(random_batch(illustrations=30), name) for name in ("style", "text")], 1)
+    assert not torch.equal(known_IM[:, 0], known_IM[:, 1])
+    found_IMP = places({name: [of_all.compact_IC[name]] for name in ("style", "text")}, known_IM)
+    assert not found_IMP[~known_IM].any()
+    for m in range(2):
+        found_IP = found_IMP[known_IM[:, m], m]
+        torch.testing.assert_close(found_IP.mean(0), torch.zeros(P), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found_IP.var(0, unbiased=False), torch.ones(P), rtol=0, atol=1e-3)
+
+
+def test_places_of_several_modalities_are_those_of_batch_norm_on_each():
+    of_all = random_batch(illustrations=30).catalogue
+    names, known_IM = ("style", "text"), torch.ones(30, 2, dtype=torch.bool)
+    places = Places({name: nn.Linear(WIDTHS[name], P) for name in names}, P)
+    nn.init.normal_(places.norm.weight)
+    nn.init.normal_(places.norm.bias)
+    for training in (True, False):
+        found_IMP = places.train(training)({name: [of_all.compact_IC[name]] for name in names}, known_IM)
+        for m, name in enumerate(names):
+            torchs, columns = nn.BatchNorm1d(P).train(training), slice(P * m, P * m + P)
+            torchs.load_state_dict({key: value[columns] if value.ndim else value for key, value in places.norm.state_dict().items()})
+            projected_IP = places.projects[name](of_all.compact_IC[name])
+            torch.testing.assert_close(found_IMP[:, m], torchs(projected_IP), rtol=1e-4, atol=1e-5)
+            if training:
+                fresh = nn.BatchNorm1d(P)
+                fresh(projected_IP)
+                torch.testing.assert_close(places.norm.running_var[columns], fresh.running_var)
+                torch.testing.assert_close(places.norm.running_mean[columns], fresh.running_mean)
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_batch_with_hardly_a_picture_trains_on_running_statistics(known):
-    place, vectors_UD = Place(nn.Linear(WIDTHS["style"], P), P), torch.randn(4, WIDTHS["style"])
-    place([vectors_UD], torch.ones(4, dtype=torch.bool))
-    before = place.norm.running_mean.clone()
-    found_UP = place([vectors_UD], torch.arange(4) < known)
-    found_UP.sum().backward()
-    torch.testing.assert_close(found_UP, place.eval()([vectors_UD], torch.arange(4) < known))
-    torch.testing.assert_close(place.norm.running_mean, before)
+    places = Places({name: nn.Linear(WIDTHS[name], P) for name in ("style", "text")}, P)
+    parts = {name: [torch.randn(4, WIDTHS[name])] for name in ("style", "text")}
+    all_UM = torch.ones(4, 2, dtype=torch.bool)
+    places(parts, all_UM)
+    before = places.norm.running_mean.clone()
+    known_UM = all_UM.clone()
+    known_UM[:, 0] = torch.arange(4) < known
+    found_UMP = places(parts, known_UM)
+    found_UMP.sum().backward()
+    torch.testing.assert_close(places.norm.running_mean[:P], before[:P])  # those of the text have moved
+    assert not torch.allclose(places.norm.running_mean[P:], before[P:])
+    torch.testing.assert_close(found_UMP[:, 0], places.eval()(parts, known_UM)[:, 0])
+
+
+def test_lists_of_different_lengths_count_as_those_filled_up():
+    batch = random_batch()
+    match, nothing_B3 = trained_match(batch), torch.full((len(batch), 3), -1)
+    longer = replace(batch, passed_BH=torch.cat([batch.passed_BH, nothing_B3], 1))
+    torch.testing.assert_close(matches_of(match, longer).product_BMP, matches_of(match, batch).product_BMP)
 
 
 LISTED_BH = torch.tensor([[0, 0, 8], [3, -1, -1], [-1, -1, -1], [8, 2, -1]])  # one twice, none at all

@@ -88,8 +88,34 @@ def test_a_lost_and_a_truncated_file_are_storage_errors(files):
 def test_lists_of_different_lengths_are_a_broken_promise(tmp_path):
     path = tmp_path / "ragged.parquet"
     pq.write_table(pa.table({"illust_index": pa.array([1, 2], pa.int32()), "passed": [[1], [2, 3]]}), path)
-    with pytest.raises(ContractError, match="lists of one length"):
+    with pytest.raises(ContractError, match="found column passed: lists of 1, 2 entries; expected lists of one length"):
         list(read_rows(count_rows([str(path)]), COLUMNS))
+    # as many entries as two lists of two
+    pq.write_table(pa.table({"illust_index": pa.array([1, 2], pa.int32()), "passed": [[1], [2, 3, 4]]}), path)
+    with pytest.raises(ContractError, match="found column passed: lists of 1, 3 entries"):
+        list(read_rows(count_rows([str(path)]), COLUMNS))
+
+
+@pytest.mark.parametrize(("wrong", "found"), [([[1, 2], None], "1 of 2 values"), ([[1, 2], [3, None]], "1 of 4 values")])
+def test_what_is_missing_is_a_broken_promise(tmp_path, wrong, found):
+    path = tmp_path / "holes.parquet"
+    pq.write_table(pa.table({"illust_index": pa.array([1, 2], pa.int32()), "passed": pa.array(wrong, pa.list_(pa.int32()))}), path)
+    with pytest.raises(ContractError, match=f"found column passed: {found} missing"):
+        list(read_rows(count_rows([str(path)]), COLUMNS))
+
+
+def test_columns_are_those_that_petastorm_itself_makes(files):
+    from petastorm import make_batch_reader
+
+    ours = list(read_rows(files, (*COLUMNS, "label")))
+    with make_batch_reader([Path(file).as_uri() for file in files], num_epochs=1, shuffle_row_groups=False,
+                           reader_pool_type="thread", workers_count=1) as reader:
+        theirs = list(reader)
+    assert len(ours) == len(theirs)
+    for mine, their in zip(ours, theirs, strict=True):
+        for name, column in mine.items():
+            np.testing.assert_array_equal(column, getattr(their, name))
+            assert column.dtype == getattr(their, name).dtype
 
 
 def test_a_file_without_rows_is_no_obstacle(files, tmp_path):

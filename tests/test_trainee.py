@@ -10,6 +10,7 @@ import pytest
 import torch
 from batches import WIDTHS, random_batch, small
 
+from umair.errors import ContractError
 from umair.model.batch import Batch
 from umair.model.ranker import UmairRanker
 from umair.training.loop import TrainingConfig
@@ -26,8 +27,7 @@ def trainee(ranks: Ranks | None = None, *, ranker: dict | None = None, momentum:
     torch.manual_seed(0)
     config, training = small(**(EVEN | (ranker or {}))), TrainingConfig(ranks=1, **settings)
     fresh = UmairRanker(config, WIDTHS)
-    for place in fresh.match.places.values():
-        place.norm.momentum = momentum  # 0: tastes follow the running statistics, which every part of a batch would move
+    fresh.match.places.norm.momentum = momentum  # 0: tastes follow the running statistics, which every part of a batch would move
     if training.sparse_from is not None:
         make_tables_sparse(fresh, training.sparse_from)
     return Trainee("main", config, fresh, RowAdam(fresh, 0.01), ranks or Ranks(), training)
@@ -113,6 +113,24 @@ def test_two_ranks_with_shared_moments_have_the_weights_of_one_rank_with_all_row
     alone = learn_together(Ranks())
     assert len(alone) > 1_000
     assert first == pytest.approx(alone, rel=1e-3, abs=1e-3)  # each has moved by some 0.02
+
+
+def spoil(ranks: Ranks) -> str:
+    """The second rank's second step is spoilt; with that the weights, and every rank's third step."""
+    of = trainee(ranks)
+    of.recent = [torch.tensor(value) for value in ([0.5, float("inf"), float("nan")] if ranks.index else [0.5, 0.5, float("nan")])]
+    try:
+        of.take_loss(13, "checkpoint-10")
+    except ContractError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_loss_that_is_no_number_is_laid_on_the_rank_and_step_where_it_began(spark) -> None:
+    first, second = run_ranks(spark, spoil, {}, 2)
+    assert first == second
+    assert "step 12 on rank 1: found loss inf" in first
+    assert "the last good checkpoint is kept: checkpoint-10" in first
 
 
 # ---------------------------------------------------------------- the optimiser

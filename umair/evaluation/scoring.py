@@ -10,9 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from pyspark import TaskContext
@@ -28,7 +26,7 @@ from umair.training.checkpoint import load_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import COLUMNS, lookups_of
 from umair.training.loop import MAIN
-from umair.training.reader import Rows
+from umair.training.reader import Rows, numpy_of
 
 _KEPT = pa.schema([("user_index", pa.int32()), ("illust_index", pa.int32()), ("label", pa.int32()),
                    ("illust_views", pa.int32()), ("illust_bookmarks", pa.int32())])
@@ -145,12 +143,7 @@ def _device() -> torch.device:
 
 def rows_of(window: pa.RecordBatch) -> Rows:
     """An Arrow batch of a window as numpy columns; lists, all of one length, as matrices."""
-    return {name: _numpy(window.column(name)) for name in window.schema.names}
-
-
-def _numpy(column: pa.Array) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = (column.flatten() if pa.types.is_list(column.type) else column).to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1) if pa.types.is_list(column.type) else values
+    return {name: numpy_of(window.column(name)) for name in window.schema.names}
 
 
 def _lists(weight_BM: torch.Tensor | None, rows: int) -> pa.Array:

@@ -46,61 +46,64 @@ class Match(nn.Module):
                  ) -> None:
         super().__init__()
         self.modalities, self.shrink, self.passed = tuple(projects), shrink, passed
-        self.places = nn.ModuleDict({name: Place(project, width) for name, project in projects.items()})
+        self.places = Places(projects, width)
         self.map_MPP = nn.Parameter(torch.empty(len(projects), width, width).uniform_(-(width ** -0.5), width ** -0.5))
 
     def forward(self, batch: Batch) -> Matches:
         known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
         suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch), self.map_MPP)
-        item_BMP = torch.stack([self.places[name](_own(name, batch), known_BM[:, m])
-                                for m, name in enumerate(self.modalities)], 1)
+        item_BMP = self.places({name: _own(name, batch) for name in self.modalities}, known_BM)
         product_BMP = suits_BMP * item_BMP
         return Matches(product_BMP, product_BMP.sum(-1), known_BM)
 
     @torch.no_grad()
     def _tastes(self, batch: Batch) -> Tensor:
         """[B, M, P]: shrunk mean of the bookmarked less that of the passed-over illustrations, if these count."""
-        lists = [Lists(batch.bookmarked_BH), *([Lists(batch.passed_BH)] if self.passed else [])]
-        counts = [each.sum(batch.catalogue.known_IM) for each in lists]
-        means = [self._means(name, batch, lists, counts) for name in self.modalities]
-        return torch.stack([of_list[0] - of_list[1] if self.passed else of_list[0] for of_list in means], 1)
+        if not self.passed:
+            return self._means(batch, batch.bookmarked_BH)
+        bookmarked_BMP, passed_BMP = self._means(batch, _one_below_the_other(batch.bookmarked_BH, batch.passed_BH)).chunk(2)
+        return bookmarked_BMP - passed_BMP
 
-    def _means(self, name: str, batch: Batch, lists: list[Lists], counts_BM: list[Tensor]) -> list[Tensor]:
-        """[B, P] for each of the lists: the sum of the listed places that are known, over their count and `shrink`."""
-        place: Place = self.places[name]  # type: ignore[assignment]
-        if isinstance(place.project, ProfilePlace):
-            counts = [each.count_B[:, None] for each in lists]
-            totals = sum_profiles(lists, place.project.artist, place.project.tags, batch.catalogue)
-        else:
-            counts = [count_BM[:, [VECTOR_MODALITIES.index(name)]] for count_BM in counts_BM]
-            sums = [each.sum(batch.catalogue.compact_IC[name]) for each in lists]  # unknown ones are zero
-            totals = [F.linear(sum_BC, place.project.weight) + count_B1 * place.project.bias
-                      for sum_BC, count_B1 in zip(sums, counts, strict=True)]
-        return [place.of_sum(total_BP, count_B1) / (count_B1 + self.shrink).clamp(min=1)
-                for total_BP, count_B1 in zip(totals, counts, strict=True)]
+    def _means(self, batch: Batch, listed_XH: Tensor) -> Tensor:
+        """[X, M, P]: the sum of the listed places that are known, over their count and `shrink`."""
+        lists = Lists(listed_XH)
+        count_XV, totals, counts = lists.sum(batch.catalogue.known_IM), [], []
+        for name, project in self.places.projects.items():
+            if isinstance(project, ProfilePlace):
+                totals += sum_profiles([lists], project.artist, project.tags, batch.catalogue)
+                counts.append(lists.count_B[:, None].to(count_XV.dtype))
+            elif isinstance(project, nn.Linear):
+                counts.append(count_XV[:, [VECTOR_MODALITIES.index(name)]])
+                sum_XC = lists.sum(batch.catalogue.compact_IC[name])  # unknown ones are zero
+                totals.append(F.linear(sum_XC, project.weight) + counts[-1] * project.bias)
+        count_XM1 = torch.stack(counts, 1)
+        return self.places.of_sums(torch.stack(totals, 1), count_XM1) / (count_XM1 + self.shrink).clamp(min=1)
 
 
-class Place(nn.Module):
-    """Where illustrations stand in one modality, each direction in deviations; what `project` takes, known_X bool -> [X, P].
+class Places(nn.Module):
+    """Where illustrations stand in each modality, each direction in deviations: what each project takes, known_XM bool ->
+    [X, M, P].
 
-    Zero where not known. Batch norm takes its moments over the known ones (`BatchNorm.moments`).
+    Zero where not known. Batch norm takes its moments over the known ones (`BatchNorm.moments`), of all modalities at once.
     """
 
-    def __init__(self, project: nn.Linear | ProfilePlace, out: int) -> None:
+    def __init__(self, projects: Mapping[str, nn.Linear | ProfilePlace], width: int) -> None:
         super().__init__()
-        self.project, self.norm = project, BatchNorm(out)
+        self.projects, self.norm = nn.ModuleDict(projects), BatchNorm(len(projects) * width)
+        self.shape = len(projects), width
 
-    def forward(self, parts: list[Tensor], known_X: Tensor) -> Tensor:
-        projected_XP = self.project(*parts).float()  # moments in float32 whatever the products'
-        known_X1 = known_X[:, None].to(projected_XP.dtype)
-        moments = self.norm.moments(projected_XP, known_X1) if self.training else self.norm.settled()
-        scale_P, shift_P = self.norm.scale_and_shift(*moments)
-        return torch.addcmul(shift_P, projected_XP, scale_P) * known_X1
+    def forward(self, parts: Mapping[str, list[Tensor]], known_XM: Tensor) -> Tensor:
+        projected = [project(*parts[name]) for name, project in self.projects.items()]
+        projected_XMP = torch.stack(projected, 1).float()  # moments in float32 whatever the products'
+        known_XM1 = known_XM[..., None].to(projected_XMP.dtype)
+        moments = self.norm.moments(projected_XMP, known_XM1) if self.training else self.norm.settled(self.shape)
+        scale_MP, shift_MP = self.norm.scale_and_shift(*moments)
+        return torch.addcmul(shift_MP, projected_XMP, scale_MP) * known_XM1
 
-    def of_sum(self, total_BP: Tensor, count_B1: Tensor) -> Tensor:
-        """The sum of places, by the running moments, from the sum of what was projected."""
-        scale_P, shift_P = self.norm.scale_and_shift(*self.norm.settled())
-        return total_BP * scale_P + count_B1 * shift_P
+    def of_sums(self, total_XMP: Tensor, count_XM1: Tensor) -> Tensor:
+        """The sums of places, by the running moments, from the sums of what was projected."""
+        scale_MP, shift_MP = self.norm.scale_and_shift(*self.norm.settled(self.shape))
+        return total_XMP * scale_MP + count_XM1 * shift_MP
 
 
 class ProfilePlace(nn.Module):
@@ -119,6 +122,12 @@ class ProfilePlace(nn.Module):
 
     def forward(self, artist_X: Tensor, tags_XT: Tensor) -> Tensor:
         return torch.cat([self.artist(artist_X), self.tags(tags_XT)], 1)
+
+
+def _one_below_the_other(one_BH: Tensor, other_BH: Tensor) -> Tensor:
+    """[2B, H]; the shorter lists are filled up with none."""
+    length = max(one_BH.shape[1], other_BH.shape[1])
+    return torch.cat([F.pad(listed_BH, (0, length - listed_BH.shape[1]), value=-1) for listed_BH in (one_BH, other_BH)])
 
 
 def _own(name: str, batch: Batch) -> list[Tensor]:

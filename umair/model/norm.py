@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,22 @@ class BatchNorm(nn.BatchNorm1d):
         return torch.addcmul(shift_P, value_XP, scale_P)
 
     def scale_and_shift(self, mean_P: Tensor, square_P: Tensor) -> tuple[Tensor, Tensor]:
-        """scale_P and shift_P that bring values of this mean and variance to the learnt ones."""
-        scale_P = self.weight * (square_P + self.eps).rsqrt()
-        return scale_P, self.bias - mean_P * scale_P
+        """scale_P and shift_P that bring values of this mean and variance to the learnt ones; also of a shape [M, P]."""
+        scale_P = self.weight.view_as(mean_P) * (square_P + self.eps).rsqrt()
+        return scale_P, self.bias.view_as(mean_P) - mean_P * scale_P
 
-    def settled(self) -> tuple[Tensor, Tensor]:
-        """The running mean_P and variance_P."""
-        return self.get_buffer("running_mean"), self.get_buffer("running_var")
+    def settled(self, shape: Sequence[int] = (-1,)) -> tuple[Tensor, Tensor]:
+        """The running mean_P and variance_P, or both as [M, P]."""
+        return self.get_buffer("running_mean").view(*shape), self.get_buffer("running_var").view(*shape)
 
     def moments(self, value_XP: Tensor, known_X1: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over the known ones, which move the running ones as those of batch norm do. Where fewer than two
-        are known, the running ones. No shape depends on what is known, so that a GPU is not waited for."""
-        (settled_P, spread_P), add = self.settled(), self.add or _alone
-        sums = add(torch.cat([known_X1.sum(0), (value_XP * known_X1).sum(0)]))
-        count_1, mean_P = sums[:1], sums[1:] / sums[:1].clamp(min=1)
+        are known, the running ones. No shape depends on what is known, so that a GPU is not waited for. Value and known may
+        also be [X, M, P] and [X, M, 1]: then M groups of numbers, known apart from each other."""
+        (settled_P, spread_P), add, groups = self.settled(value_XP.shape[1:]), self.add or _alone, known_X1[0].numel()
+        sums = add(torch.cat([known_X1.sum(0).flatten(), (value_XP * known_X1).sum(0).flatten()]))
+        count_1, sum_P = sums[:groups].view(known_X1.shape[1:]), sums[groups:].view_as(settled_P)
+        mean_P = sum_P / count_1.clamp(min=1)
         square_P = add(((value_XP - mean_P).square() * known_X1).sum(0)) / count_1.clamp(min=1)
         with torch.no_grad():
             pace_1 = (self.momentum or 0.0) * (count_1 > 1)

@@ -56,11 +56,29 @@ class Features:
         self.tag_text, self.tag_known = self._map("tag_text"), self._map("tag_text_known")
         self.item_fields, self.item_tags = self._map("item_fields"), self._map("item_tags")
         self.user_fields = self._map("user_fields")
+        self._require_shapes()
 
     @classmethod
     def open(cls, folder: Path) -> Features:
         """Raises StorageError when the folder is not a whole pack."""
         return cls(Path(folder), read_facts(Path(folder)))
+
+    def _require_shapes(self) -> None:
+        """A file of another pack, or of another week, would give rows the wrong vectors or none."""
+        facts, widths = self.facts, self.widths
+        shapes: dict[str, tuple[Array, tuple[int, ...]]] = {
+            "item_fields": (self.item_fields, (facts["illustrations"],)), "item_tags": (self.item_tags, (facts["illustrations"],)),
+            "user_fields": (self.user_fields, (facts["users"],)), "tag_text_known": (self.tag_known, (facts["tags"],)),
+            "tag_text": (self.tag_text, (facts["tags"], widths["text"]))}
+        for name in VECTOR_MODALITIES:
+            shapes[f"{name}_known"] = self.known[name], (facts["illustrations"],)
+            shapes[name] = self.vectors[name], (facts["illustrations"], widths[name])
+        for name, (array, expected) in shapes.items():
+            if array.shape[:len(expected)] != expected:
+                numbers = f" of {expected[1]} numbers" if len(expected) > 1 else ""
+                raise StorageError(str(self.folder / f"{name}.npy"), f"an array of shape {array.shape}",
+                                   f"{expected[0]} rows{numbers}, as facts.json says",
+                                   "remove the folder, so that features are packed again")
 
     @property
     def illustrations(self) -> int:

@@ -38,7 +38,7 @@ class Feed:
         rows = read_batches(rows_by_file, COLUMNS, sizes, order=order, pool=pool, skip=skip)
         made = (batches for each in _gathered(self._timed("read", rows)) for batches in self._make(each))
         for batches in self._timed("wait", ahead(made, AHEAD)):
-            yield {name: batch.to(self.device) for name, batch in batches.items()}
+            yield batches if self.device == "cpu" else self._moved(batches)
 
     def _make(self, several: list[Rows]) -> list[dict[str, Batch]]:
         """The batches of consecutive `several`, looked up together and parted again."""
@@ -54,6 +54,11 @@ class Feed:
                 made[lookup.key] = [batch.rows(part) for part in parts] if len(parts) > 1 else [batch]
         self.seconds["batch"] += time.perf_counter() - started
         return [{name: made[lookup.key][place] for name, lookup in self.lookups.items()} for place in range(len(parts))]
+
+    def _moved(self, batches: dict[str, Batch]) -> dict[str, Batch]:
+        """On the device; a batch that several rankers share is moved once."""
+        moved = {id(batch): batch.to(self.device) for batch in {id(batch): batch for batch in batches.values()}.values()}
+        return {name: moved[id(batch)] for name, batch in batches.items()}
 
     def _timed(self, phase: str, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; adds the time spent waiting for them."""

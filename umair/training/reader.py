@@ -73,6 +73,19 @@ def read_batches(rows_by_file: dict[str, int], columns: tuple[str, ...], sizes: 
             yield batch
 
 
+def numpy_of(column: pa.Array) -> npt.NDArray[Any]:
+    """[N], or of lists [N, length]. Raises ValueError for lists of several lengths and for what is missing."""
+    if column.null_count:
+        raise ValueError(f"{column.null_count} of {len(column)} values missing")
+    if not pa.types.is_list(column.type):
+        values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        return values
+    lengths = sorted(set(column.value_lengths().to_pylist()))
+    if len(lengths) > 1:
+        raise ValueError(f"lists of {', '.join(map(str, lengths[:5]))} entries")
+    return numpy_of(column.flatten()).reshape(len(column), *lengths)
+
+
 def _through_petastorm(files: list[str], columns: tuple[str, ...]) -> Iterator[Rows]:
     from petastorm import make_batch_reader
 
@@ -82,14 +95,38 @@ def _through_petastorm(files: list[str], columns: tuple[str, ...]) -> Iterator[R
                                num_epochs=1, shuffle_row_groups=False,  # our own order is seeded and can be resumed
                                reader_pool_type="thread", workers_count=1,  # one thread keeps the order
                                results_queue_size=AHEAD) as reader:
+            reader._results_queue_reader = _whole_columns()
             for row_group in reader:
                 yield {name: getattr(row_group, name) for name in columns}
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"window files beside {files[0]}", f"one that cannot be read ({error})", "whole Parquet files",
                            "build the windows again") from error
-    except RuntimeError as error:  # Petastorm's word for lists that do not stack
+    except ValueError as error:
         raise ContractError(f"window files beside {files[0]}", str(error), "lists of one length in each column",
                             "build the windows again") from error
+
+
+def _whole_columns() -> Any:
+    """Petastorm's own step from Arrow to numpy makes an array of every list of every row, in the thread that calls, which
+    is more work than all else that feeding does. This one takes a column at once. Petastorm has no public place for it; its
+    version is pinned, and tests/test_reader.py compares the two."""
+    from petastorm.arrow_reader_worker import ArrowReaderWorkerResultsQueueReader, EmptyResultError
+
+    class WholeColumns(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
+        def read_next(self, workers_pool: Any, schema: Any, ngram: Any) -> Any:  # noqa: ARG002
+            try:
+                table = workers_pool.get_results()
+            except EmptyResultError as end:
+                raise StopIteration from end
+            columns = {}
+            for name in table.column_names:
+                try:
+                    columns[name] = numpy_of(table.column(name).combine_chunks())
+                except ValueError as error:
+                    raise ValueError(f"column {name}: {error}") from error
+            return schema.make_namedtuple(**columns)
+
+    return WholeColumns()
 
 
 def _permute(chunks: Iterable[Rows], pool: int, random: np.random.Generator) -> Iterator[Rows]:

@@ -70,8 +70,12 @@ class Trainee:
         `share` is that of `EpochPlan.share`; `rate` the learning rate, where it is not the one before.
         """
         started = time.perf_counter()
-        torch.manual_seed(seed)
-        self.ranker.train()
+        if batch.label_B.is_cuda:
+            torch.manual_seed(seed)
+        else:  # asks no other device, which takes longer than a layer
+            torch.default_generator.manual_seed(seed)
+        if not self.ranker.training:
+            self.ranker.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] if rate is None else rate
         self.optimizer.zero_grad()
@@ -103,17 +107,22 @@ class Trainee:
         return torch.stack(losses).sum()
 
     def take_loss(self, step: int, kept: str) -> float:
-        """The mean loss of this rank's recent steps, of which `step` is the last; forgets them.
+        """The mean loss of this rank's recent steps, of which `step` is the last; forgets them. Every rank calls it alike.
 
-        Raises ContractError that names the first step whose loss was not a number; `kept` is the checkpoint before it.
+        Raises ContractError, on every rank, that names the first step and the rank whose loss was not a number: a step later
+        the others have none either. `kept` is the checkpoint before it.
         """
         losses: list[float] = torch.stack(self.recent).tolist()
         self.recent.clear()
-        for place, loss in enumerate(losses, start=step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise ContractError(f"ranker '{self.name}', step {place}", f"loss {loss}", "a finite loss",
-                                    "lower training.learning_rate, or look for vectors that are not finite; "
-                                    f"the last good checkpoint is kept: {kept}")
+        wrong = next(((place, str(loss)) for place, loss in enumerate(losses, start=step - len(losses) + 1)
+                      if not math.isfinite(loss)), None)
+        found = [(place, rank, loss) for rank, (place, loss) in enumerate(self.ranks.gather(wrong or (None, ""))) if place]
+        if found:
+            place, rank, loss = min(found)
+            where = f" on rank {rank}" if self.ranks.count > 1 else ""
+            raise ContractError(f"ranker '{self.name}', step {place}{where}", f"loss {loss}", "a finite loss",
+                                "lower training.learning_rate, or look for vectors that are not finite; "
+                                f"the last good checkpoint is kept: {kept}")
         return sum(losses) / len(losses)
 
     def require_finite(self, step: int, kept: str) -> None:
