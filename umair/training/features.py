@@ -67,7 +67,8 @@ class Features:
         """A file of another pack, or of another week, would give rows the wrong vectors or none."""
         facts, widths = self.facts, self.widths
         shapes: dict[str, tuple[Array, tuple[int, ...]]] = {
-            "item_fields": (self.item_fields, (facts["illustrations"],)), "item_tags": (self.item_tags, (facts["illustrations"],)),
+            "item_fields": (self.item_fields, (facts["illustrations"],)),
+            "item_tags": (self.item_tags, (facts["illustrations"],)),
             "user_fields": (self.user_fields, (facts["users"],)), "tag_text_known": (self.tag_known, (facts["tags"],)),
             "tag_text": (self.tag_text, (facts["tags"], widths["text"]))}
         for name in VECTOR_MODALITIES:
