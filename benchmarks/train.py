@@ -4,7 +4,8 @@
 
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads the training files through
 Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
-step on batches that are held in memory, before it and after it. Ranks have a core each, for all their threads, so that two
+step on batches that are held in memory, before it and after it. "scored" is without gradients, on held batches; "scored, fed" on
+the same files, read and looked up as evaluation does. Ranks have a core each, for all their threads, so that two
 have twice the machine of one; "unbound": all cores for all; "matrix products": what two processes that share nothing are to
 one on this machine.
 "catalogue": see catalogue.py. FOLDER: where `pip install --target FOLDER --no-deps deepctr-torch` put that package, for the
@@ -47,6 +48,7 @@ from umair.training.ranks import Ranks, run_ranks
 from umair.training.shares import plan_epoch
 from umair.training.trainee import Trainee
 
+STARTED = time.monotonic()
 RESULTS = ROOT / "benchmarks/results/train.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 BATCHES = (128, 1_024, 8_192)
@@ -72,6 +74,7 @@ def main() -> None:
 
             count = given.steps
             result["dcn_v2"] = compare(given.deepctr, lambda step, rows: _rate(lambda: [step() for _ in range(count)], count * rows))
+        result["seconds"] = round(time.monotonic() - STARTED)
     finally:
         shutil.rmtree(folder)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -106,9 +109,12 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
             "scored": lambda: [trainee.score(held[number % 3]) for number in range(count)]}
     rates = {name: [_rate(way, count * batch, repeats=1) for _ in range(REPEATS)] for name, way in ways.items()}
     rates["fed"] = [_rate(fed, plan.rows, repeats=1)]
+    rates["scored, fed"] = [_rate(lambda: [trainee.score(each[MAIN]) for each in feed.batches(plan.rows_by_file, plan.sizes)],
+                                  plan.rows, repeats=1)]
     rates["held"] += [_rate(ways["held"], count * batch, repeats=1) for _ in range(REPEATS)]
     middle = {name: round(statistics.median(each)) for name, each in rates.items()}
-    return {**middle, "fed_over_held": round(middle["fed"] / middle["held"], 3)}
+    return {**middle, "fed_over_held": round(middle["fed"] / middle["held"], 3),
+            "scoring_over_training": round(middle["scored, fed"] / middle["fed"], 3)}
 
 
 def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:
@@ -184,10 +190,12 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     return {"fed_over_held": {name: each["fed_over_held"] for name, each in steps.items() if name.startswith(DEFAULT)},
             "default_over_paper": {str(batch): round(steps[f"{DEFAULT}, batch {batch}"]["fed"] / steps[f"paper, batch {batch}"]["fed"], 3)
                                    for batch in BATCHES},
+            "scoring_over_training": {name: each["scoring_over_training"] for name, each in steps.items() if name.startswith(DEFAULT)},
             "catalogue": {size: {name: each[name] for name in ("step", "once_over_row_by_row")}
                           for size, each in result["catalogue"].items()},
             "two_ranks_over_one": {name: each["two_over_one"] for name, each in result["ranks"].items()},
-            **({"dcn_v2_over_deepctr": {batch: each["ours_over_theirs"] for batch, each in result["dcn_v2"].items()}}
+            **({"dcn_v2_over_deepctr": {batch: each["ours_over_theirs"] for batch, each in result["dcn_v2"].items()},
+                "where_both_use_a_fused_adam": {batch: each["ours_over_theirs_fused"] for batch, each in result["dcn_v2"].items()}}
                if "dcn_v2" in result else {})}
 
 
