@@ -33,7 +33,7 @@ def _embed(result: Result) -> str:
     texts = [(name, f"{case['slots']} x {case['threads']}", case["texts"], *(_middle(case["texts_per_second"], way) for way in (
         "SentenceTransformer.encode", "spark")), case["spark_over_bare"], case.get("spark_over_processes", "")) for name, case in result["texts"].items()]
     growth = [(each["pictures"], each["pictures_per_second"], each["new_in_a_second_week"], each["seconds_of_a_second_week"],
-               round(each["driver_mib"] / 1024, 2), each["heap_mib"]) for each in result["growth"].values()]
+               round(each["driver_mib"] / 1024, 2), each.get("heap_mib", "")) for each in result["growth"].values()]
     once = [(f"{name}, commit {each['commit']}" if "commit" in each else name, each["uses"], each["texts"], each["gain"]) for name, each in result["once_per_text"].items()]
     return "\n".join([
         "## Embedding (make bench-embed)\n\nThrough Spark (decoding, encoding, writing) over a bare loop with the same encoder, pictures and "
@@ -44,13 +44,13 @@ def _embed(result: Result) -> str:
         "the most memory that the driver (Python and JVM, whose heap is taken whole at the start) took, and of the heap what is held after a collection:\n",
         _table(("pictures", "per second", "new in a second week", "seconds of it", "driver, GiB", "heap held, MiB"), growth),
         "\nBytes that vectors of different pictures take in a table (fp16 values as array<float>, zstd), over those of float32: "
-        + ", ".join(f"{name} {share}" for name, share in result["stored_over_float32"].items()) + ".",
+        + ", ".join(f"{name} {share}" for name, share in result.get("stored_over_float32", {}).items()) + ".",
         "\nEach text embedded once instead of at each use:\n",
         _table(("tags", "uses", "texts", "times as fast"), once), ""])
 
 
 def _train(result: Result) -> str:
-    steps = [(name, *(each[way] for way in ("held", "fed", "fed_over_held", "scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
+    steps = [(name, *(each.get(way, "") for way in ("held", "fed", "fed_over_held", "scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
     ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"])
              for name, each in result["ranks"].items()]
     catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
@@ -58,7 +58,7 @@ def _train(result: Result) -> str:
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
-        f"ways. It took {result['seconds'] / 60:.0f} minutes.\n",
+        f"ways. It took {result.get('seconds', 0) / 60:.0f} minutes.\n",
         _table(("ranker", "held", "fed", "fed over held", "scored", "scored, fed", "over training, fed"), steps),
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over bringing every listed illustration of every row to the "
         "match's width anew:\n", _table(("", "step", "scored", "once over row by row"), catalogue),
