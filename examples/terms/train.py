@@ -149,7 +149,7 @@ def _train(spark: Any, config: Config, folder: Path, changes: dict[str, Any], se
                  "folder": str(folder / f"encoder-{'base' if changes else 'scratch'}-{seed}-{key}")}
     if not (Path(arguments["folder"]) / "facts.json").is_file():
         run_ranks(spark, train_text_encoder, arguments, pairs["ranks"], threads=pairs["threads"], device=pairs["device"])
-    facts = read_facts(arguments["folder"])
+    facts = read_facts(Path(arguments["folder"]))
     texts = read_text_pairs(arguments["files"]).texts.to_pylist()
     vector_ND = load_text_encoder(arguments["folder"]).encode([clean_text(text) for text in texts], show_progress_bar=False)
     return {"seed": seed, "epochs": pairs["epochs"], **facts, "texts": len(texts),
