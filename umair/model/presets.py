@@ -12,8 +12,8 @@ _PAPER: dict[str, Any] = {  # section 3, with the dropouts and penalties of the 
 _CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of counters, a row for new ids, experts that differ
     **_PAPER, "counters": True, "id_dropout": 0.3, "standardise": True, "scaled_scores": True, "projected_experts": True,
     "tower_dropout": 0.1, "attention_dropout": 0.1, "deep": [128, 64, 32], "deep_dropout": 0.1, "penalties": False}
-_UMAIR: dict[str, Any] = {  # our default: history too
-    **_CORRECTED, "projected_experts": False, "match": True, "match_mixed": True}
+_UMAIR: dict[str, Any] = {  # our default: history too, which says what the interest vectors say, and better
+    **_CORRECTED, "projected_experts": False, "match": True, "match_mixed": True, "interests": False}
 _AUTHORS = {**_PAPER, "inputs": "authors", "penalties": False}  # a rival as the authors ran it; its form is named beside it
 _FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its dropouts
 PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR,  # the same keys each: one replaces another
