@@ -58,7 +58,7 @@ def _train(result: Result) -> str:
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
-        f"ways. It took {result.get('seconds', 0) / 60:.0f} minutes.\n",
+        f"ways.{f' It took {seconds / 60:.0f} minutes.' if (seconds := result.get('seconds')) else ''}\n",
         _table(("ranker", "held", "fed", "fed over held", "scored", "scored, fed", "over training, fed"), steps),
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over bringing every listed illustration of every row to the "
         "match's width anew:\n", _table(("", "step", "scored", "once over row by row"), catalogue),
