@@ -432,14 +432,15 @@ def test_rows_are_cut_into_batches_whatever_sizes_they_come_in() -> None:
     assert list(tables_of([], 4)) == list(tables_of(given[3:4], 4)) == []
 
 
-def test_what_a_killed_run_has_finished_is_taken_over(site: Site) -> None:
+@pytest.mark.parametrize("missing", [[], ["write_seconds"]], ids=["this version", "one that did not time writing"])
+def test_what_a_killed_run_has_finished_is_taken_over(site: Site, missing: list[str]) -> None:
     for key in range(6):
         site.put(key, picture_bytes(key))
     site.put(6, b"no picture")
     left = site.store.unfinished("embed_images") / site.encoder / "run-000"
     done = site.todo().filter("illust_id IN (0, 1, 2, 3, 6)")
     embed_pictures(done, site.encoder_folder, str(site.images), CONFIG).withColumn(  # marked, to be known again
-        "style", F.expr("transform(style, x -> 7f)")).write.parquet(str(left))
+        "style", F.expr("transform(style, x -> 7f)")).drop(*missing).write.parquet(str(left))
     (left / "_temporary" / "0").mkdir(parents=True)  # as a kill leaves it
     site.put(2, picture_bytes(22))  # changed since
     site.rows.pop(3)  # withdrawn since

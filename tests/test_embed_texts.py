@@ -238,12 +238,13 @@ def test_a_title_that_is_withdrawn_loses_its_vector_and_a_tag_never_does(spark, 
     assert week(9, ()) == ["another", "cat", "dog"]  # later weeks' titles are not withdrawn
 
 
-def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folder, tmp_path):
+@pytest.mark.parametrize("missing", [[], ["write_seconds"]], ids=["this version", "one that did not time writing"])
+def test_what_a_killed_run_has_finished_is_taken_over(spark, tags, titled, folder, tmp_path, missing):
     encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
     done = spark.createDataFrame([("cat",), ("dog",), ("withdrawn since",)], "text string")
     marked = embed_texts(done, folder, CONFIG).withColumn("vector", F.expr("transform(vector, x -> 7f)"))  # to be known again
     for run in ("run-000", "run-001"):  # the same rows twice
-        marked.write.parquet(str(tmp_path / encoder / run))
+        marked.drop(*missing).write.parquet(str(tmp_path / encoder / run))
     (tmp_path / encoder / "run-002" / "_temporary" / "0").mkdir(parents=True)  # as a kill leaves it
     new = texts_to_embed(tags("cat", "dog", "fox"), titled(), None, encoder, CONFIG)
     with embedded_texts(new, folder, CONFIG, tmp_path) as (rows, facts):

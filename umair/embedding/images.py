@@ -22,7 +22,7 @@ from umair.devices import require_gpu, tasks_for
 from umair.embedding.arrow import in_worker
 from umair.embedding.image_worker import EMBEDDED, embed_batches
 from umair.embedding.image_worker import EmbedImagesConfig as EmbedImagesConfig
-from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
+from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of, sums_of
 from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ContractError
 from umair.picture_files import NOT_THERE, picture_hash, picture_state
@@ -218,8 +218,7 @@ def _by_encoder(encoder: str) -> Any:
 def _count(embedded: DataFrame) -> dict[str, Any]:
     """Rows by reason, rejects by rule, seconds by phase (summed over threads), and the same for each partition. `revised`:
     what had changed and could be reached, so that old vectors go."""
-    sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
-    groups = embedded.groupBy("partition", "reason", "rule").agg(F.count("*").alias("rows"), *sums).collect()
+    groups = embedded.groupBy("partition", "reason", "rule").agg(F.count("*").alias("rows"), *sums_of(PHASES)).collect()
     rejected = [group for group in groups if group["rule"] is not None]
     by_partition = {name: _sum_by("partition", name, groups) for name in ("rows", *PHASES)}
     return {"rows": {**dict.fromkeys(REASONS, 0), **_sum_by("reason", "rows", groups)},

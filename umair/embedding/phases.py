@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
 EARLIER = -1  # stands for the partitions of runs that were killed
+
+
+def sums_of(phases: Sequence[str]) -> list[Column]:
+    """Of each phase, the sum of its column PHASE_seconds; 0 where a killed run of an earlier version did not time it."""
+    return [F.sum(F.coalesce(f"{phase}_seconds", F.lit(0.0))).alias(phase) for phase in phases]
 
 
 def seconds_of(by_partition: Mapping[str, Mapping[int, float]], phases: Sequence[str]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 
 from umair.devices import device_of_task, require_gpu, tasks_for
 from umair.embedding.arrow import Batches, in_worker, record_batch, tables_of, vector_column
-from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of
+from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of, sums_of
 from umair.embedding.precision import PrecisionConfig, in_precision
 from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ContractError
@@ -122,8 +122,7 @@ def embedded_texts(texts: DataFrame, folder: Path | str, config: EmbedTextsConfi
 
 def _count(made: DataFrame) -> dict[str, Any]:
     """Texts, of them those that a killed run had made, and seconds by phase, all in all and for each partition."""
-    sums = [F.sum(f"{phase}_seconds").alias(phase) for phase in PHASES]
-    groups = made.groupBy("partition").agg(F.count("*").alias("rows"), *sums).collect()
+    groups = made.groupBy("partition").agg(F.count("*").alias("rows"), *sums_of(PHASES)).collect()
     by_partition = {name: {group["partition"]: group[name] for group in groups} for name in ("rows", *PHASES)}
     return {"embedded": sum(by_partition["rows"].values()), "resumed": by_partition["rows"].get(EARLIER, 0),
             "seconds": seconds_of(by_partition, PHASES), "partitions": phases_and_rates(by_partition, "texts")}

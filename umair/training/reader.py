@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from umair.errors import ContractError, StorageError
@@ -80,7 +81,7 @@ def numpy_of(column: pa.Array) -> npt.NDArray[Any]:
     if not pa.types.is_list(column.type):
         values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
         return values
-    lengths = sorted(set(column.value_lengths().to_pylist()))
+    lengths = sorted(pc.unique(column.value_lengths()).to_pylist())
     if len(lengths) > 1:
         raise ValueError(f"lists of {', '.join(map(str, lengths[:5]))} entries")
     return numpy_of(column.flatten()).reshape(len(column), *lengths)
