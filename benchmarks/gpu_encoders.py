@@ -106,7 +106,7 @@ def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.devic
     run = torch.compile(encoder) if case.compiled else encoder
     with ThreadPoolExecutor(os.cpu_count()) as threads, torch.inference_mode(), \
             torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        batches = _decoded(size, batch, threads, ahead=case.ahead) if case.decoding else _in_memory(size, batch, device, case.channels_last)
+        batches = decoded(size, batch, threads, ahead=case.ahead) if case.decoding else in_memory(size, batch, device, case.channels_last)
 
         def step() -> None:
             run(next(batches).to(device, non_blocking=True))
@@ -114,7 +114,7 @@ def _rate(case: Case, size: int, batch: int, seconds: float, device: torch.devic
         return rate(step, batch, seconds, device)
 
 
-def _in_memory(size: int, batch: int, device: torch.device, channels_last: bool) -> Iterator[Tensor]:
+def in_memory(size: int, batch: int, device: torch.device, channels_last: bool) -> Iterator[Tensor]:
     pixels_BCHW = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
     if channels_last:
         pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
@@ -122,7 +122,7 @@ def _in_memory(size: int, batch: int, device: torch.device, channels_last: bool)
         yield pixels_BCHW
 
 
-def _decoded(size: int, batch: int, threads: ThreadPoolExecutor, *, ahead: bool) -> Iterator[Tensor]:
+def decoded(size: int, batch: int, threads: ThreadPoolExecutor, *, ahead: bool) -> Iterator[Tensor]:
     """Batches of JPEGs a quarter larger than `size`, decoded and resized; `ahead`: while the encoder works on the batch before."""
     stream = io.BytesIO()
     noise = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()

@@ -35,6 +35,7 @@ from umair.model.ranker import RankerConfig, UmairRanker  # noqa: E402
 RESULTS = ROOT / "benchmarks/results/gpu_ranker.json"
 WIDTHS = {"semantic": 2_048, "style": 256, "text": 512}
 FORMS = ("eager", "compiled", "graph")
+PRECISIONS = ("float32", "bfloat16")
 HISTORY, EPOCH = 200, 24_200_000  # the paper's rows of a training set
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch": torch.__version__,
         "illustrations": given.illustrations, "cases": []}
     given.out.parent.mkdir(exist_ok=True)
-    for form, batch, precision in itertools.product(forms, given.batches, ("float32", "bfloat16")):
+    for form, batch, precision in itertools.product(forms, given.batches, given.precisions):
         found = _rate(form, precision, _batch(config, batch, catalogue, device), config, given.seconds)
         line = {"batch": batch, "form": form, "precision": precision, "rows_per_second": round(found),
                 "seconds_for_24.2M_rows": round(EPOCH / found, 1)}
@@ -139,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--illustrations", type=int, default=1_000_000, help="in the catalogue")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="graph is left out on a CPU, where compiled takes minutes")
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if not given.device.startswith("cuda") and given.out == RESULTS:

@@ -86,7 +86,17 @@ def _gpu_ranker(result: Result) -> str:
             + _table(("batch", "", "precision", "rows per second", "seconds for 24.2 million rows"), rows) + "\n")
 
 
-PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_ranker": _gpu_ranker}
+def _gpu_feeding(result: Result) -> str:
+    rows = [(case["size"], case["processes"], case["threads"] if case["decoding"] else "", case["pictures_per_second"], case["over_bare"])
+            for case in result["cases"]]
+    return (f"## Decoding for ResNet-101 on a GPU (python benchmarks/gpu_feeding.py)\n\n{result['device']}, batches of {result['batch']}, torch "
+            f"{result['torch']}; bfloat16, channels last, with style. Processes share the GPU, each decoding JPEGs in threads of its own; without "
+            "threads the pictures lie on the GPU.\n\n"
+            + _table(("pixels", "processes", "threads each", "pictures per second", "over bare"), rows) + "\n")
+
+
+PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
+                                             "gpu_ranker": _gpu_ranker}
 
 
 def _middle(rates: dict[str, list[float]], way: str) -> float | str:

@@ -45,6 +45,7 @@ def test_every_script_starts_and_says_what_it_takes(script: str) -> None:
 
 @pytest.mark.parametrize(("script", "arguments", "cases"), [
     ("gpu_encoders", ["--eager", "--sizes", "64", "--batch", "2"], 7),
+    ("gpu_feeding", ["--sizes", "64", "--batch", "2", "--processes", "2"], 2),
     ("gpu_ranker", ["--forms", "eager", "--batches", "2", "4", "--illustrations", "500"], 4)])
 def test_a_benchmark_for_gpus_runs_on_a_cpu_too(script: str, arguments: list[str], cases: int, tmp_path: Path) -> None:
     command = [sys.executable, f"benchmarks/{script}.py", "--device", "cpu", "--seconds", "0.05", "--out",

@@ -29,8 +29,8 @@ embed_images: {{max_reject_share: 0.2}}
 embed_texts: {{partitions: 12}}
 windows: {{train_days: 28, files: 2}}
 training: {{epochs: 1, batch: 128, checkpoint_steps: 5}}
-evaluation: {{truth: {raw}/truth, intervals: 50, reject_below_popularity: false}}
-"""
+evaluation: {{truth: {raw}/truth, intervals: 50, reject_below_popularity: false, reject_below_last_week: false}}
+"""  # an epoch on a few thousand rows says nothing of a ranker's worth: the verdict is left to the tests of evaluation
 
 
 @dataclass(frozen=True)
