@@ -81,7 +81,7 @@ def _gpu_encoders(result: Result) -> str:
 
 def _gpu_ranker(result: Result) -> str:
     rows = [(case["batch"], case["form"], case["precision"], case["rows_per_second"], case["seconds_for_24.2M_rows"]) for case in result["cases"]]
-    return (f"## A training step of the ranker on a GPU (python benchmarks/gpu_ranker.py)\n\n{result['device']}, torch {result['torch']}, "
+    return (f"## A training step of the ranker on a GPU ({result['command']})\n\n{result['device']}, torch {result['torch']}, "
             f"{result['illustrations']:,} illustrations; batches lie on the GPU.\n\n"
             + _table(("batch", "", "precision", "rows per second", "seconds for 24.2 million rows"), rows) + "\n")
 
@@ -96,7 +96,7 @@ def _gpu_feeding(result: Result) -> str:
 
 
 PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
-                                             "gpu_ranker": _gpu_ranker}
+                                             "gpu_ranker": _gpu_ranker, "gpu_ranker_graph": _gpu_ranker}
 
 
 def _middle(rates: dict[str, list[float]], way: str) -> float | str:

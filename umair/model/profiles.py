@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
 from umair.model.norm import BatchNorm
 
-USER_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("user_")]
-ITEM_COUNTERS = [place for place, name in enumerate(COUNTERS) if name.startswith("illust_")]
+_USER = sum(name.startswith("user_") for name in COUNTERS)
+# slices: a list of places would be copied to a GPU, which waits for it
+USER_COUNTERS, ITEM_COUNTERS = slice(0, _USER), slice(_USER, len(COUNTERS))
 
 
 class FieldTable(nn.Module):

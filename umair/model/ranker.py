@@ -236,12 +236,12 @@ class UmairRanker(Ranker):
         self.modalities, self.matched = tuple(config.modalities), config.matched
         shared = config.tower[-1]  # width of the user vector and of each modality's
         self.user_profile = config.user_profile()
-        facts = self.user_profile.width + config.counters * len(USER_COUNTERS)
+        facts = self.user_profile.width + config.counters * len(COUNTERS[USER_COUNTERS])
         self.user_tower = tower(facts + config.interests * 2 * widths["text"], config.tower, config.tower_dropout)
         if "profile" in self.modalities or config.machine:
             self.item_profile = config.item_profile()
         if "profile" in self.modalities:
-            item_width = self.item_profile.width + config.counters * len(ITEM_COUNTERS)
+            item_width = self.item_profile.width + config.counters * len(COUNTERS[ITEM_COUNTERS])
             self.item_tower = tower(item_width, config.tower, config.tower_dropout)
         self.project = nn.ModuleDict({name: Projection(name, widths[name], shared)
                                       for name in self.modalities if name != "profile"})
