@@ -73,7 +73,7 @@ class Match(nn.Module):
                 totals += sum_profiles([lists], project.artist, project.tags, batch.catalogue)
                 counts.append(lists.count_B[:, None].to(count_XV.dtype))
             elif isinstance(project, nn.Linear):
-                counts.append(count_XV[:, [VECTOR_MODALITIES.index(name)]])
+                counts.append(count_XV[:, VECTOR_MODALITIES.index(name), None])  # a list of places would make a GPU wait
                 sum_XC = lists.sum(batch.catalogue.compact_IC[name])  # unknown ones are zero
                 totals.append(F.linear(sum_XC, project.weight) + counts[-1] * project.bias)
         count_XM1 = torch.stack(counts, 1)

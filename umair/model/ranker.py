@@ -394,7 +394,9 @@ def _match(config: RankerConfig, widths: dict[str, int]) -> Match | None:
 
 def _without_totals(batch: Batch) -> Batch:
     fields_BF = batch.item_fields_BF.clone()
-    fields_BF[:, [place for place, name in enumerate(ITEM_FIELDS) if name in TOTALS]] = 0
+    for place, name in enumerate(ITEM_FIELDS):
+        if name in TOTALS:
+            fields_BF[:, place] = 0  # one by one: a list of places would make a GPU wait
     return replace(batch, item_fields_BF=fields_BF)
 
 
