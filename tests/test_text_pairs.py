@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 
 from umair.errors import ConfigError, ContractError
 from umair.model.text_encoder import TextEncoderConfig, load_text_encoder
@@ -21,6 +24,7 @@ from umair.storage import read_facts
 from umair.training import text_pairs
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.text_pairs import (
+    Apart,
     TextPairsConfig,
     _sample_texts,
     batches_apart,
@@ -158,6 +162,54 @@ def test_pairs_of_a_large_work_that_share_a_text_or_are_known_partners_never_mee
     batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}
                for batch in batches_apart(terms, np.arange(5), batch=8)]
     assert batches == [{"ab", "de", "xy"}, {"bc"}, {"cd"}]
+
+
+def unit(*angles: float) -> torch.Tensor:
+    """Vectors of length one in the plane, at these degrees."""
+    turns = torch.deg2rad(torch.tensor(angles))
+    return torch.stack([turns.cos(), turns.sin()], 1)
+
+
+def test_a_pair_of_the_same_work_is_no_negative_by_hand():
+    """Anchors at 0, 90 and 0 degrees, positives at 0, 90 and 60; pairs 0 and 2 are about one work. Scale 1. Against the one
+    negative left: 0: e^1 over e^1 + e^0; 1: e^1 over e^0 + e^1 + e^cos 30; 2: e^cos 60 over e^cos 60 + e^0."""
+    apart, anchors, positives = Apart(), unit(0, 90, 0).requires_grad_(), unit(0, 90, 60).requires_grad_()
+    apart.meet(np.array([7, 4, 7]), "cpu")
+    loss = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=1.0, similarity_fct=apart)
+    value = loss.compute_loss_from_embeddings([anchors, positives], labels=None)
+    e, third = math.e, math.exp(math.cos(math.radians(30)))
+    by_hand = [math.log1p(1 / e), math.log((1 + e + third) / e), math.log1p(math.exp(-0.5))]
+    assert value.item() == pytest.approx(sum(by_hand) / 3, rel=1e-6)
+    value.backward()
+    assert torch.isfinite(anchors.grad).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 9])
+def test_the_loss_in_chunks_leaves_the_same_pairs_out(chunk):
+    torch.manual_seed(0)
+    sides = [torch.randn(5, 4), torch.randn(5, 4)]
+    work_B = np.array([1, 2, 1, 1, 3])
+    found = []
+    for loss in (MultipleNegativesRankingLoss(torch.nn.Identity(), similarity_fct=Apart()),
+                 CachedMultipleNegativesRankingLoss(torch.nn.Sequential(torch.nn.Identity()), similarity_fct=Apart(), mini_batch_size=chunk)):
+        for _ in range(2):  # a second batch begins at its first anchor again
+            loss.similarity_fct.meet(work_B, "cpu")
+            cached = isinstance(loss, CachedMultipleNegativesRankingLoss)
+            found.append((loss.calculate_loss([[side] for side in sides]) if cached
+                          else loss.compute_loss_from_embeddings(sides, labels=None)).item())
+    assert found == pytest.approx([found[0]] * 4, rel=1e-6)
+    everyone = MultipleNegativesRankingLoss(torch.nn.Identity()).compute_loss_from_embeddings(sides, labels=None)
+    assert found[0] < everyone.item() - 0.1
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_pairs_of_one_large_work_alone_teach_nothing(tmp_path, chunk):
+    """A chain of 61 pairs is one work: whatever meets in a batch is no negative, so that every loss is zero."""
+    pairs = [("hub", "rim 0"), *((f"rim {number}", f"rim {number + 1}") for number in range(60))]
+    facts = train_text_encoder(Ranks(), files=[write_terms(tmp_path / "t", pairs)], encoder={**ENCODER, "dropout": 0.0},
+                               pairs={**TRAINING, "epochs": 1, "chunk": chunk, "holdout_share": 0.0}, folder=str(tmp_path / "out"))
+    assert facts["seen"][0] > 20
+    assert facts["loss"] == [0.0]
 
 
 def test_works_too_large_for_a_batch_or_for_the_split_are_counted(tmp_path, monkeypatch):

@@ -168,8 +168,8 @@ larger that group, the harder. Means over the seeds, each of which holds out oth
 mean over resampled works (not over other trainings on the same works); and for recall@1 what training gained, on the same pairs. Texts are cut to {result['max_tokens']} tokens, for
 either encoder.
 
-Two limits of this split. Works of more than {SMALL_WORK} pairs are not kept apart within a batch as small ones are (they would fill
-none): {works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations; there only texts and their known partners are. Works too large for the
+Two pairs of one work are never each other's negatives: no two of a work of at most {SMALL_WORK} pairs stand in one batch; of larger works, which
+would fill none ({works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations), some do, and the loss leaves them out. A limit of this split: works too large for the
 held-out share are always trained on: {works['never_held_out']:.0%} of all pairs, {relations['never_held_out']:.0%} of the relations, so held-out relations are those of
 small series.
 """]

@@ -2,9 +2,9 @@
 
 Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
 L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
-Departures: pairs are shuffled (theirs come in the order of their ids), pairs that share a text or a small work are never
-each other's negatives (`batches_apart`), each rank has batches of its own, kinds of pairs may weigh more or less, no mixed
-precision.
+Departures: pairs are shuffled (theirs come in the order of their ids), pairs that share a text or a work are never each
+other's negatives (small works by `batches_apart`, all of them by `Apart`), each rank has batches of its own, kinds of pairs
+may weigh more or less, no mixed precision.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import batch_to_device
+from sentence_transformers.util import batch_to_device, cos_sim
+from torch import Tensor
 
 from umair.config import Section
 from umair.errors import ConfigError, ContractError
@@ -51,7 +52,7 @@ from umair.training.text_recall import Ranked, rank_pairs, summary_of
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
 TERMS_AGAIN = ("a table 'terms' in raw.folder; for a week that was taken in without, remove steps/WEEK/ingest_tables-*.json "
                "below root first")
-SMALL_WORK = 50  # pairs: no two of so small a work stand in one batch
+SMALL_WORK = 50  # pairs: no two of so small a work stand in one batch; of a larger one the loss leaves each other out
 OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
 
 Ints = npt.NDArray[np.int64]
@@ -215,8 +216,8 @@ def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
 
 
 def count_works(terms: TextPairs, config: TextPairsConfig) -> dict[str, dict[str, float]]:
-    """By kind, and `all`: pairs, the share of them in works of more than SMALL_WORK pairs, which `batches_apart` does not
-    keep apart as works, and the share in works too large for `split_rows` ever to hold them out."""
+    """By kind, and `all`: pairs, the share of them in works of more than SMALL_WORK pairs, which may meet in a batch without
+    being each other's negatives, and the share in works too large for `split_rows` ever to hold them out."""
     size_N = np.bincount(terms.work_N)[terms.work_N]
     most = min(int(len(terms) * config.holdout_share), config.holdout_most)
     kind_N = np.array(terms.kinds)
@@ -242,12 +243,12 @@ def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], rando
 
 
 def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
-    """Deals `rows` out, in their order, into batches of at most `batch` rows, without the false negatives that are known.
+    """Deals `rows` out, in their order, into batches of at most `batch` rows, so that pairs have many negatives.
 
-    Two pairs are kept apart when they share a text, when a text of one is a known partner of a text of the other, or when
-    they are about one work. Works of more than SMALL_WORK pairs, which would fill no batch, are kept apart by the first two
-    alone: two characters of one large series may meet in a batch. Every row is dealt out once. Where many rows exclude each
-    other some batches come out short, down to a single row.
+    Two pairs stand in different batches when they share a text, when a text of one is a known partner of a text of the
+    other, or when they are about one work of at most SMALL_WORK pairs. A larger work has more pairs than an epoch has
+    batches: two characters of one large series may meet, and `Apart` leaves them out of each other's negatives. Every row is
+    dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
     """
     opened: list[_OpenBatch] = []
     for row in rows:
@@ -268,6 +269,29 @@ def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
             opened.remove(fitting)
             yield np.array(fitting.rows)
     yield from (np.array(left.rows) for left in opened)
+
+
+class Apart:
+    """cos(a_i, p_j) of a batch's anchors and positives, without j where i and j are about one work: the similarity of either
+    form of the loss, in which no pair of a work is then another's negative. `meet` goes before every batch.
+
+    queries_QD, docs_BD -> [Q, B], -inf where left out. The cached form asks for Q of the B anchors at a time, in order.
+    """
+
+    def __init__(self) -> None:
+        self.work_B, self.asked = torch.zeros(0, dtype=torch.int64), 0
+
+    def meet(self, work_B: Ints, device: torch.device | str) -> None:
+        """A batch of pairs about these works."""
+        self.work_B, self.asked = torch.from_numpy(work_B).to(device), 0
+
+    def __call__(self, queries_QD: Tensor, docs_BD: Tensor) -> Tensor:
+        rows = slice(self.asked, self.asked + len(queries_QD))
+        self.asked = rows.stop % len(self.work_B)
+        same_QB = self.work_B[rows, None] == self.work_B
+        same_QB.diagonal(rows.start).zero_()  # a pair is left in for itself
+        similarity_QB: Tensor = cos_sim(queries_QD, docs_BD)
+        return similarity_QB.masked_fill(same_QB, -torch.inf)
 
 
 def batches_of_rank(terms: TextPairs, rows: Ints, batch: int, ranks: Ranks, order: np.random.Generator) -> list[Ints]:
@@ -371,8 +395,9 @@ def _loss_and_optimizer(ranks: Ranks, model: SentenceTransformer, config: TextPa
                         ) -> tuple[Loss, torch.optim.Optimizer]:
     adam = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if config.chunk:  # it goes back through the encoder chunk by chunk, which a distributed optimiser cannot follow
-        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.chunk), adam
-    return MultipleNegativesRankingLoss(model, scale=config.scale), ranks.distribute(adam, model)
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=Apart(),
+                                                  mini_batch_size=config.chunk), adam
+    return MultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=Apart()), ranks.distribute(adam, model)
 
 
 def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, terms: TextPairs,
@@ -385,6 +410,7 @@ def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, ter
         for group in optimizer.param_groups:
             group["lr"] = rate
         sides = [batch_to_device(model.preprocess(terms.texts_at(side)), ranks.device) for side in terms.pair_N2[rows].T]
+        loss.similarity_fct.meet(terms.work_N[rows], ranks.device)
         optimizer.zero_grad()
         value = loss(sides, labels=None)
         value.backward()
