@@ -46,7 +46,7 @@ def experiment_text(name: str, summary: Line) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
     minutes = sum(each["seconds"] * len(summary["seeds"]) for each in summary["rankers"].values()) / 60
     parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; all trainings together took {minutes:.0f} "
-             "minutes of one core.", ""]
+             "minutes, each counted by itself.", ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
     parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
