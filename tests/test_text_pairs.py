@@ -12,10 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
-    MultipleNegativesRankingLoss,
-)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from umair.errors import ConfigError, ContractError
 from umair.model.text_encoder import TextEncoderConfig, load_text_encoder
@@ -24,7 +21,7 @@ from umair.storage import read_facts
 from umair.training import text_pairs
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.text_pairs import (
-    Apart,
+    TextPairs,
     TextPairsConfig,
     _sample_texts,
     batches_apart,
@@ -157,6 +154,7 @@ def test_the_tokenizer_is_trained_on_no_held_out_text(terms_file):
 
 def test_pairs_of_a_large_work_that_share_a_text_or_are_known_partners_never_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(text_pairs, "SMALL_WORK", 3)
+    monkeypatch.setattr(text_pairs, "LARGE_THING", 3)
     chain = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")]  # a-b and c-d share none, but b-c is known
     terms = read_text_pairs([write_terms(tmp_path / "t", chain)])
     batches = [{"".join(terms.texts_at(terms.pair_N2[row])) for row in batch}
@@ -164,52 +162,60 @@ def test_pairs_of_a_large_work_that_share_a_text_or_are_known_partners_never_mee
     assert batches == [{"ab", "de", "xy"}, {"bc"}, {"cd"}]
 
 
-def unit(*angles: float) -> torch.Tensor:
-    """Vectors of length one in the plane, at these degrees."""
-    turns = torch.deg2rad(torch.tensor(angles))
-    return torch.stack([turns.cos(), turns.sin()], 1)
+# Two series in two languages, with two characters each; what is said of them joins all to one work of twelve pairs.
+SAME = [("Fate", "命运"), ("Touhou", "东方"), *((f"{who} en", f"{who} zh") for who in ("Saber", "Rin", "Reimu", "Marisa")),
+        ("Saber zh", "Saber ja")]
+BELONG = [("Saber en", "Fate"), ("Rin zh", "命运"), ("Reimu en", "Touhou"), ("Rin en", "Touhou"), ("Marisa zh", "Touhou")]  # Rin as a guest
 
 
-def test_a_pair_of_the_same_work_is_no_negative_by_hand():
-    """Anchors at 0, 90 and 0 degrees, positives at 0, 90 and 60; pairs 0 and 2 are about one work. Scale 1. Against the one
-    negative left: 0: e^1 over e^1 + e^0; 1: e^1 over e^0 + e^1 + e^cos 30; 2: e^cos 60 over e^cos 60 + e^0."""
-    apart, anchors, positives = Apart(), unit(0, 90, 0).requires_grad_(), unit(0, 90, 60).requires_grad_()
-    apart.meet(np.array([7, 4, 7]), "cpu")
-    loss = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=1.0, similarity_fct=apart)
-    value = loss.compute_loss_from_embeddings([anchors, positives], labels=None)
-    e, third = math.e, math.exp(math.cos(math.radians(30)))
-    by_hand = [math.log1p(1 / e), math.log((1 + e + third) / e), math.log1p(math.exp(-0.5))]
-    assert value.item() == pytest.approx(sum(by_hand) / 3, rel=1e-6)
-    value.backward()
-    assert torch.isfinite(anchors.grad).all()
+def two_series(folder: Path) -> TextPairs:
+    return read_text_pairs([write_terms(folder / "a", SAME, kind="name"), write_terms(folder / "b", BELONG, kind="belongs")],
+                           relations=("belongs",))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 9])
-def test_the_loss_in_chunks_leaves_the_same_pairs_out(chunk):
-    torch.manual_seed(0)
-    sides = [torch.randn(5, 4), torch.randn(5, 4)]
-    work_B = np.array([1, 2, 1, 1, 3])
-    found = []
-    for loss in (MultipleNegativesRankingLoss(torch.nn.Identity(), similarity_fct=Apart()),
-                 CachedMultipleNegativesRankingLoss(torch.nn.Sequential(torch.nn.Identity()), similarity_fct=Apart(), mini_batch_size=chunk)):
-        for _ in range(2):  # a second batch begins at its first anchor again
-            loss.similarity_fct.meet(work_B, "cpu")
-            cached = isinstance(loss, CachedMultipleNegativesRankingLoss)
-            found.append((loss.calculate_loss([[side] for side in sides]) if cached
-                          else loss.compute_loss_from_embeddings(sides, labels=None)).item())
-    assert found == pytest.approx([found[0]] * 4, rel=1e-6)
-    everyone = MultipleNegativesRankingLoss(torch.nn.Identity()).compute_loss_from_embeddings(sides, labels=None)
-    assert found[0] < everyone.item() - 0.1
+def test_what_stands_for_one_thing_and_what_a_relation_joins(tmp_path):
+    terms = two_series(tmp_path)
+    thing = {text: int(thing) for pair, things in zip(terms.pair_N2, terms.thing_N2, strict=True)
+             for text, thing in zip(terms.texts_at(pair), things, strict=True)}
+    assert thing["Fate"] == thing["命运"] != thing["Touhou"] == thing["东方"]
+    assert thing["Saber en"] == thing["Saber zh"] == thing["Saber ja"] != thing["Rin en"] == thing["Rin zh"]
+    assert len(set(thing.values())) == 6
+    assert terms.related_things[thing["Rin en"]] == {thing["Fate"], thing["Touhou"]}
+    assert terms.related_things[thing["Fate"]] == {thing["Saber en"], thing["Rin en"]}
+    assert len(set(terms.work_N.tolist())) == 1
 
 
-@pytest.mark.parametrize("chunk", [0, 3])
-def test_pairs_of_one_large_work_alone_teach_nothing(tmp_path, chunk):
-    """A chain of 61 pairs is one work: whatever meets in a batch is no negative, so that every loss is zero."""
-    pairs = [("hub", "rim 0"), *((f"rim {number}", f"rim {number + 1}") for number in range(60))]
-    facts = train_text_encoder(Ranks(), files=[write_terms(tmp_path / "t", pairs)], encoder={**ENCODER, "dropout": 0.0},
-                               pairs={**TRAINING, "epochs": 1, "chunk": chunk, "holdout_share": 0.0}, folder=str(tmp_path / "out"))
-    assert facts["seen"][0] > 20
-    assert facts["loss"] == [0.0]
+def test_no_batch_of_a_large_work_has_two_pairs_of_a_thing_or_of_things_that_belong_together(tmp_path, monkeypatch):
+    """Rin's names may meet Marisa's, but not Fate's, where she belongs; nor may two that belong to Fate in two languages."""
+    monkeypatch.setattr(text_pairs, "SMALL_WORK", 3)
+    terms, met = two_series(tmp_path), set()
+    for seed in range(40):
+        for batch in batches_apart(terms, np.random.default_rng(seed).permutation(len(terms)), batch=8):
+            names = [tuple(terms.texts_at(terms.pair_N2[row])) for row in batch]
+            met |= {frozenset(two) for two in itertools.combinations(names, 2)}
+    rin, marisa, saber = ("Rin en", "Rin zh"), ("Marisa en", "Marisa zh"), ("Saber en", "Saber zh")
+    assert {frozenset((rin, marisa)), frozenset((rin, saber)), frozenset((("Fate", "命运"), ("Touhou", "东方")))} <= met
+    assert not {frozenset((rin, ("Fate", "命运"))), frozenset((rin, ("Touhou", "东方"))), frozenset((saber, ("Saber ja", "Saber zh"))),
+                frozenset((("Saber en", "Fate"), ("Rin zh", "命运"))), frozenset((rin, ("Saber en", "Fate")))} & met
+
+
+def test_pairs_of_one_thing_alone_are_refused(tmp_path):
+    """None may be another's negative, so that there is nothing to learn from."""
+    words = [f"word {number}" for number in range(12)]
+    file = write_terms(tmp_path / "t", list(itertools.combinations(words, 2)))
+    with pytest.raises(ContractError, match=r"66 pairs to train on, too few or too alike for a batch for each rank"):
+        train_text_encoder(Ranks(), files=[file], encoder=ENCODER, pairs={**TRAINING, "holdout_share": 0.0}, folder=str(tmp_path / "out"))
+
+
+def test_a_chain_of_texts_with_several_meanings_is_no_thing(tmp_path, monkeypatch):
+    """As one thing, a chain of so many would fill no batch; taken link by link, every other pair may stand in one."""
+    monkeypatch.setattr(text_pairs, "SMALL_WORK", 3)
+    chain = [(f"{number:03}", f"{number + 1:03}") for number in range(30)]
+    terms = read_text_pairs([write_terms(tmp_path / "t", chain)])
+    assert max(map(len, batches_apart(terms, np.arange(30), batch=30))) == 1
+    monkeypatch.setattr(text_pairs, "LARGE_THING", 29)
+    terms = read_text_pairs([write_terms(tmp_path / "t", chain)])
+    assert max(map(len, batches_apart(terms, np.arange(30), batch=30))) == 10  # two links lie between
 
 
 def test_works_too_large_for_a_batch_or_for_the_split_are_counted(tmp_path, monkeypatch):

@@ -168,8 +168,9 @@ larger that group, the harder. Means over the seeds, each of which holds out oth
 mean over resampled works (not over other trainings on the same works); and for recall@1 what training gained, on the same pairs. Texts are cut to {result['max_tokens']} tokens, for
 either encoder.
 
-Two pairs of one work are never each other's negatives: no two of a work of at most {SMALL_WORK} pairs stand in one batch; of larger works, which
-would fill none ({works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations), some do, and the loss leaves them out. A limit of this split: works too large for the
+No batch has two pairs of one thing (texts that pairs say to mean the same), of things that a pair joins, or of one work of at most
+{SMALL_WORK} pairs. Larger works are webs of several, joined by names that they share ({works['large']:.0%} of all pairs, {relations['large']:.0%} of the relations): there two characters
+of one series may meet (docs/decisions/019). A limit of this split: works too large for the
 held-out share are always trained on: {works['never_held_out']:.0%} of all pairs, {relations['never_held_out']:.0%} of the relations, so held-out relations are those of
 small series.
 """]

@@ -2,9 +2,9 @@
 
 Pairs are translations, relations and explanations (paper table 1). With anchors a and positives p of a batch,
 L = mean_i CE(scale * cos(a_i, p_.), i). From the authors' code: 20 epochs of 96 pairs, warm-up over the first tenth, AdamW.
-Departures: pairs are shuffled (theirs come in the order of their ids), pairs that share a text or a work are never each
-other's negatives (small works by `batches_apart`, all of them by `Apart`), each rank has batches of its own, kinds of pairs
-may weigh more or less, no mixed precision.
+Departures: pairs are shuffled (theirs come in the order of their ids), pairs that share a text, a thing or a small work are
+never each other's negatives (`batches_apart`, docs/decisions/019), each rank has batches of its own, kinds of pairs may
+weigh more or less, no mixed precision.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import batch_to_device, cos_sim
-from torch import Tensor
+from sentence_transformers.util import batch_to_device
 
 from umair.config import Section
 from umair.errors import ConfigError, ContractError
@@ -52,7 +51,8 @@ from umair.training.text_recall import Ranked, rank_pairs, summary_of
 TOKENIZER_TEXTS = 1_000_000  # a tokenizer is trained on a sample of so many distinct texts at most
 TERMS_AGAIN = ("a table 'terms' in raw.folder; for a week that was taken in without, remove steps/WEEK/ingest_tables-*.json "
                "below root first")
-SMALL_WORK = 50  # pairs: no two of so small a work stand in one batch; of a larger one the loss leaves each other out
+SMALL_WORK = 50  # pairs: no two of so small a work stand in one batch; a larger one is a web of several works
+LARGE_THING = 200  # pairs that say the same: more is a chain of texts with several meanings, taken link by link
 OPEN_BATCHES = 256  # batches that are filled at the same time while pairs are dealt out
 
 Ints = npt.NDArray[np.int64]
@@ -65,6 +65,8 @@ class TextPairsConfig(Section):
     epochs: int = Field(20, ge=0)  # 0 keeps text_encoder.base as it is
     batch: int = Field(96, ge=2)  # pairs a rank and step
     chunk: int = Field(0, ge=0)  # texts encoded at once in a large batch (GradCache: the same loss in less memory); 0: all
+    relations: tuple[str, ...] = ("relation",)  # kinds whose two texts stand for different things, such as a character and
+    #                              its series; pairs of every other kind say the same twice
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field({})  # of kinds: how often an epoch sees each of its pairs; 1
     learning_rate: float = Field(2e-5, gt=0)  # at the end of the warm-up; about 1e-3 from scratch
     warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
@@ -89,6 +91,7 @@ class TextPairs:
     first_partner: Ints  # [T + 1] where each text's partners start in `partners`
     kinds: list[str]  # [N] of each pair
     languages: list[str]  # [N] of each pair, sorted: en-ja
+    relations: tuple[str, ...] = ()  # kinds whose two texts stand for different things
 
     def __len__(self) -> int:
         return len(self.pair_N2)
@@ -104,16 +107,35 @@ class TextPairs:
     @cached_property
     def work_N(self) -> Ints:
         """[N] the number of the work that each pair is about: pairs that hang together through shared texts."""
-        count = len(self.texts)
-        links = coo_matrix((np.ones(len(self)), (self.pair_N2[:, 0], self.pair_N2[:, 1])), shape=(count, count))
-        work_T = connected_components(links, directed=False)[1]
-        work_N: Ints = work_T[self.pair_N2[:, 0]].astype(np.int64)
+        work_N: Ints = _joined(self.pair_N2, len(self.texts))[self.pair_N2[:, 0]]
         return work_N
 
     @cached_property
     def small_work_N(self) -> Ints:
         """[N] the same where a work has at most SMALL_WORK pairs, -1 elsewhere."""
         return np.where(np.bincount(self.work_N)[self.work_N] <= SMALL_WORK, self.work_N, -1)
+
+    @cached_property
+    def thing_N2(self) -> Ints:
+        """[N, 2] the number of the thing that each text stands for: texts that pairs say to mean the same stand for one.
+
+        Where more than LARGE_THING such pairs hang together, texts have several meanings, and each stands for itself.
+        """
+        same_N = ~np.isin(self.kinds, self.relations) if self.relations else np.ones(len(self), np.bool_)
+        thing_T = _joined(self.pair_N2[same_N], len(self.texts))
+        said_T = np.bincount(thing_T[self.pair_N2[same_N, 0]], minlength=len(self.texts))
+        same_N &= said_T[thing_T[self.pair_N2[:, 0]]] <= LARGE_THING
+        thing_N2: Ints = _joined(self.pair_N2[same_N], len(self.texts))[self.pair_N2]
+        return thing_N2
+
+    @cached_property
+    def related_things(self) -> list[set[int]]:
+        """Of each thing, those that a pair joins it to."""
+        related: list[set[int]] = [set() for _ in range(int(self.thing_N2.max(initial=-1)) + 1)]
+        for first, second in self.thing_N2[self.thing_N2[:, 0] != self.thing_N2[:, 1]].tolist():
+            related[first].add(second)
+            related[second].add(first)
+        return related
 
     def partners_of(self, text: int) -> list[int]:
         partners: list[int] = self.partners[self.first_partner[text]:self.first_partner[text + 1]].tolist()
@@ -143,7 +165,7 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     """
     started = time.perf_counter()
     shape, config = TextEncoderConfig(**encoder), TextPairsConfig(**pairs)
-    terms = read_text_pairs(files)
+    terms = read_text_pairs(files, config.relations)
     require_trainable(shape, config, len(terms))
     trained_rows, held_rows = split_rows(terms, config)
     model = _first_model(ranks, shape, terms, trained_rows, config.seed)
@@ -163,7 +185,7 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     return ranks.gather(write_folder(Path(folder), write) if ranks.index == 0 else None)[0]  # type: ignore[no-any-return]
 
 
-def read_text_pairs(files: list[str]) -> TextPairs:
+def read_text_pairs(files: list[str], relations: tuple[str, ...] = ()) -> TextPairs:
     """The distinct pairs of a terms table, whichever way round and however spelled; the same pairs give the same result.
 
     Texts that differ only in what `text_key` takes away are one text: as two they would be each other's negatives, and a
@@ -180,7 +202,7 @@ def read_text_pairs(files: list[str]) -> TextPairs:
     labels = [table[name].fill_null("").to_pylist() for name in ("kind", "lang_a", "lang_b")]
     label_N3 = np.array(list(zip(*labels, strict=True)), dtype=object).reshape(-1, 3)
     kept = _distinct(pair_N2, label_N3[:, 0], len(texts))
-    return _with_partners(texts, pair_N2[kept], label_N3[kept])
+    return _with_partners(texts, pair_N2[kept], label_N3[kept], relations)
 
 
 def text_key(text: str) -> str:
@@ -216,8 +238,8 @@ def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
 
 
 def count_works(terms: TextPairs, config: TextPairsConfig) -> dict[str, dict[str, float]]:
-    """By kind, and `all`: pairs, the share of them in works of more than SMALL_WORK pairs, which may meet in a batch without
-    being each other's negatives, and the share in works too large for `split_rows` ever to hold them out."""
+    """By kind, and `all`: pairs, the share of them in works of more than SMALL_WORK pairs, which `batches_apart` does not
+    keep apart as works, and the share in works too large for `split_rows` ever to hold them out."""
     size_N = np.bincount(terms.work_N)[terms.work_N]
     most = min(int(len(terms) * config.holdout_share), config.holdout_most)
     kind_N = np.array(terms.kinds)
@@ -243,18 +265,17 @@ def weighted_rows(terms: TextPairs, rows: Ints, weights: dict[str, float], rando
 
 
 def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
-    """Deals `rows` out, in their order, into batches of at most `batch` rows, so that pairs have many negatives.
+    """Deals `rows` out, in their order, into batches of at most `batch` rows, without the false negatives that are known.
 
-    Two pairs stand in different batches when they share a text, when a text of one is a known partner of a text of the
-    other, or when they are about one work of at most SMALL_WORK pairs. A larger work has more pairs than an epoch has
-    batches: two characters of one large series may meet, and `Apart` leaves them out of each other's negatives. Every row is
-    dealt out once. Where many rows exclude each other some batches come out short, down to a single row.
+    Two pairs are kept apart when a text of one and a text of the other stand for one thing or for things that a pair joins
+    (so that none shares a text, and no text is a known partner of another pair's), or when they are about one work of at
+    most SMALL_WORK pairs. A larger work is a web of several: two characters of one large series may meet. Every row is dealt
+    out once. Where many rows exclude each other some batches come out short, down to a single row.
     """
     opened: list[_OpenBatch] = []
     for row in rows:
-        pair = terms.pair_N2[row].tolist()
-        work = int(terms.small_work_N[row])
-        fitting = next((candidate for candidate in opened if candidate.has_room_for(pair, work)), None)
+        things, work = terms.thing_N2[row].tolist(), int(terms.small_work_N[row])
+        fitting = next((candidate for candidate in opened if candidate.has_room_for(things, work)), None)
         if fitting is None:
             if len(opened) == OPEN_BATCHES:
                 opened.remove(shortest := min(opened, key=lambda candidate: len(candidate.rows)))
@@ -263,35 +284,12 @@ def batches_apart(terms: TextPairs, rows: Ints, batch: int) -> Iterator[Ints]:
             opened.append(fitting)
         fitting.rows.append(int(row))
         fitting.works.update({work} - {-1})
-        for text in pair:
-            fitting.blocked.update(terms.partners_of(text))  # the other text of the pair among them
+        for thing in things:
+            fitting.blocked |= {thing} | terms.related_things[thing]
         if len(fitting.rows) == batch:
             opened.remove(fitting)
             yield np.array(fitting.rows)
     yield from (np.array(left.rows) for left in opened)
-
-
-class Apart:
-    """cos(a_i, p_j) of a batch's anchors and positives, without j where i and j are about one work: the similarity of either
-    form of the loss, in which no pair of a work is then another's negative. `meet` goes before every batch.
-
-    queries_QD, docs_BD -> [Q, B], -inf where left out. The cached form asks for Q of the B anchors at a time, in order.
-    """
-
-    def __init__(self) -> None:
-        self.work_B, self.asked = torch.zeros(0, dtype=torch.int64), 0
-
-    def meet(self, work_B: Ints, device: torch.device | str) -> None:
-        """A batch of pairs about these works."""
-        self.work_B, self.asked = torch.from_numpy(work_B).to(device), 0
-
-    def __call__(self, queries_QD: Tensor, docs_BD: Tensor) -> Tensor:
-        rows = slice(self.asked, self.asked + len(queries_QD))
-        self.asked = rows.stop % len(self.work_B)
-        same_QB = self.work_B[rows, None] == self.work_B
-        same_QB.diagonal(rows.start).zero_()  # a pair is left in for itself
-        similarity_QB: Tensor = cos_sim(queries_QD, docs_BD)
-        return similarity_QB.masked_fill(same_QB, -torch.inf)
 
 
 def batches_of_rank(terms: TextPairs, rows: Ints, batch: int, ranks: Ranks, order: np.random.Generator) -> list[Ints]:
@@ -314,11 +312,11 @@ def rate_factor(progress: float, warmup: float) -> float:
 @dataclass
 class _OpenBatch:
     rows: list[int] = field(default_factory=list)
-    blocked: set[int] = field(default_factory=set)  # texts that would be false negatives here
+    blocked: set[int] = field(default_factory=set)  # things whose texts would be false negatives here
     works: set[int] = field(default_factory=set)  # small ones that are here already
 
-    def has_room_for(self, pair: list[int], work: int) -> bool:
-        return work not in self.works and self.blocked.isdisjoint(pair)
+    def has_room_for(self, things: list[int], work: int) -> bool:
+        return work not in self.works and self.blocked.isdisjoint(things)
 
 
 def _distinct(pair_N2: Ints, kind_N: npt.NDArray[Any], texts: int) -> Ints:
@@ -331,12 +329,19 @@ def _distinct(pair_N2: Ints, kind_N: npt.NDArray[Any], texts: int) -> Ints:
     return kept
 
 
-def _with_partners(texts: pa.Array, pair_N2: Ints, label_N3: npt.NDArray[Any]) -> TextPairs:
+def _joined(pair_N2: Ints, texts: int) -> Ints:
+    """[T] the same number for texts that hang together through the pairs."""
+    links = coo_matrix((np.ones(len(pair_N2)), (pair_N2[:, 0], pair_N2[:, 1])), shape=(texts, texts))
+    joined_T: Ints = connected_components(links, directed=False)[1].astype(np.int64)
+    return joined_T
+
+
+def _with_partners(texts: pa.Array, pair_N2: Ints, label_N3: npt.NDArray[Any], relations: tuple[str, ...]) -> TextPairs:
     both = np.concatenate([pair_N2, pair_N2[:, ::-1]])
     both = both[np.argsort(both[:, 0], kind="stable")]
     first = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=len(texts)))])
     return TextPairs(texts, pair_N2, np.ascontiguousarray(both[:, 1]), first.astype(np.int64), label_N3[:, 0].tolist(),
-                     ["-".join(sorted(pair)) for pair in label_N3[:, 1:].tolist()])
+                     ["-".join(sorted(pair)) for pair in label_N3[:, 1:].tolist()], relations)
 
 
 def _first_model(ranks: Ranks, shape: TextEncoderConfig, terms: TextPairs, rows: Ints, seed: int) -> SentenceTransformer:
@@ -395,9 +400,8 @@ def _loss_and_optimizer(ranks: Ranks, model: SentenceTransformer, config: TextPa
                         ) -> tuple[Loss, torch.optim.Optimizer]:
     adam = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if config.chunk:  # it goes back through the encoder chunk by chunk, which a distributed optimiser cannot follow
-        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=Apart(),
-                                                  mini_batch_size=config.chunk), adam
-    return MultipleNegativesRankingLoss(model, scale=config.scale, similarity_fct=Apart()), ranks.distribute(adam, model)
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.chunk), adam
+    return MultipleNegativesRankingLoss(model, scale=config.scale), ranks.distribute(adam, model)
 
 
 def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, terms: TextPairs,
@@ -410,7 +414,6 @@ def _train_epoch(ranks: Ranks, loss: Loss, optimizer: torch.optim.Optimizer, ter
         for group in optimizer.param_groups:
             group["lr"] = rate
         sides = [batch_to_device(model.preprocess(terms.texts_at(side)), ranks.device) for side in terms.pair_N2[rows].T]
-        loss.similarity_fct.meet(terms.work_N[rows], ranks.device)
         optimizer.zero_grad()
         value = loss(sides, labels=None)
         value.backward()
