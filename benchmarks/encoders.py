@@ -211,6 +211,21 @@ def _forms(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _of_texts() -> str:
+    """The text encoder's part, from the figures of `make terms`."""
+    terms = json.loads((ROOT / "docs/evidence/terms.json").read_text(encoding="utf-8"))
+    start = terms["starts"][0]
+    rows = [f"| {line['part']} | {line['pairs']:,} | {' | '.join(_cell(line['recall_at_1'][moment]) for moment in ('before', 'after', 'gain'))} |"
+            for line in start["lines"] if line["part"].split()[0] in ("all", "multilingual", "relations", "explanations")]
+    return (f"## What text vectors find\n\nrecall@1 on pairs of works held out, {start['name']}, seeds {', '.join(map(str, start['seed']))} (`make terms`, commit "
+            f"{terms['commit']}; more, and another start, in [terms](terms.md)). Relations and explanations are within one language in these data.\n\n"
+            "| pairs | held out | before | after | gain |\n|---|---|---|---|---|\n" + "\n".join(rows))
+
+
+def _cell(estimate: list[float]) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(*estimate)
+
+
 def _page(result: dict[str, Any]) -> str:
     lines, first = result["lines"], result["lines"][0]
     text = [f"""# What image vectors find
@@ -248,6 +263,8 @@ intervals over trainings (Student's t), of the last column paired by seed.
 | form | finds style | finds content | style less the default's |
 |---|---|---|---|
 {_forms(lines)}
+
+{_of_texts()}
 """]
     for weights in dict.fromkeys(line["weights"] for line in lines):
         found = result["mean_average_precision"].get(weights)

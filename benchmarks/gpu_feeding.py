@@ -31,6 +31,7 @@ from torch import Tensor
 from umair.evidence import provenance
 
 RESULTS = ROOT / "benchmarks/results/gpu_feeding.json"
+PATIENCE = 120  # seconds until all processes of a case must be ready: one that died lets no other wait for ever
 
 
 def main() -> None:
@@ -64,12 +65,12 @@ def _threads(processes: int) -> int:
 def _together(processes: int, size: int, given: argparse.Namespace, *, decoding: bool) -> float:
     """Pictures a second of all processes together."""
     context = multiprocessing.get_context("spawn")
-    ready, counts = context.Barrier(processes), context.Queue()
+    ready, counts = context.Barrier(processes, timeout=PATIENCE), context.Queue()
     workers = [context.Process(target=_work, args=(ready, counts, size, given.batch, given.seconds, given.device,
-                                                   _threads(processes) if decoding else 0)) for _ in range(processes)]
+                                                   _threads(processes) if decoding else 0), daemon=True) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    rates = [counts.get(timeout=300) for _ in workers]
+    rates = [counts.get(timeout=2 * PATIENCE) for _ in workers]
     for worker in workers:
         worker.join()
     return float(sum(rates))

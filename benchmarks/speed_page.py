@@ -81,8 +81,8 @@ def _gpu_encoders(result: Result) -> str:
 
 def _gpu_ranker(result: Result) -> str:
     rows = [(case["batch"], case["form"], case["precision"], case["rows_per_second"], case["seconds_for_24.2M_rows"]) for case in result["cases"]]
-    return (f"## A training step of the ranker on a GPU ({result['command']})\n\n{result['device']}, torch {result['torch']}, "
-            f"{result['illustrations']:,} illustrations; batches lie on the GPU.\n\n"
+    return (f"## A training step of the ranker on a GPU (python benchmarks/gpu_ranker.py)\n\n{result['device']}, torch {result['torch']}, "
+            f"{result['illustrations']:,} illustrations; batches lie on the GPU.{f' {note}' if (note := result.get('note')) else ''}\n\n"
             + _table(("batch", "", "precision", "rows per second", "seconds for 24.2 million rows"), rows) + "\n")
 
 

@@ -469,11 +469,12 @@ def test_too_many_rejects_stop_the_run_with_nothing_committed(site: Site) -> Non
     assert len(site.vectors()) == 5
 
 
-def test_a_few_rejects_are_put_up_with_but_not_when_most_fail(site: Site) -> None:
+def test_a_few_rejects_are_put_up_with_but_not_when_most_fail(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """The allowance is 10; one of one passes, and of four two do, three do not."""
     lenient = CONFIG.model_copy(update={"max_reject_share": 0.0, "reject_allowance": 10})
     site.put(0, b"<html>")
     assert site.embed(lenient)["fresh_rejects"] == 1
+    assert "1 of 1 pictures cannot be embedded, more than embed_images.max_reject_share 0.0; so few are let pass" in caplog.text
     for key in range(1, 5):
         site.put(key, b"<html>" if key < 4 else picture_bytes(key))
     with pytest.raises(ContractError, match=r"found 3 of 4 pictures .*expected at most 2 .*never below the smaller of "

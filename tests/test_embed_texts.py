@@ -112,6 +112,18 @@ def test_spark_gives_the_bare_models_vectors_rounded_to_fp16(spark, folder):
     assert set(rows["encoder"]) == {text_encoder_facts(load_text_encoder(folder))["fingerprint"]}
 
 
+def test_compiled_it_gives_the_same_vectors_for_texts_of_any_length(folder):
+    found = {}
+    for compiled in (False, True):
+        config = CONFIG.model_copy(update={"compile": compiled})
+        made = embed_batches([words("cat", "blue cat"), words(*WORDS), words("cat " * 30)], str(folder), "e", config)
+        found[compiled] = np.array([vector for batch in made for vector in batch.column("vector").to_pylist()])
+        network = worker_encoder(str(folder), "cpu", config.threads, compiled=compiled)[0].auto_model
+        assert (network._compiled_call_impl is not None) == compiled
+    worker_encoder.cache_clear()
+    np.testing.assert_allclose(found[True], found[False], rtol=2 ** -10, atol=1e-4)
+
+
 def test_called_directly_and_through_spark_it_gives_the_same_rows(spark, folder):
     encoder = text_encoder_facts(load_text_encoder(folder))["fingerprint"]
     batches = embed_batches([words(*WORDS[:3]), words(*WORDS[3:])], str(folder), encoder, CONFIG)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def summary_of(ran: Path) -> dict:
-    import json
-
     return json.loads((ran / "small" / "summary.json").read_text("utf-8"))
 
 
@@ -246,6 +246,19 @@ def test_the_page_has_every_rankers_figures(ran):
         assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
     assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
     assert SMALL["claim"] in text
+    assert "2 at once shared the cores" in text
+    assert "at once shared" not in experiment_text("small", {**summary, "at_once": 1})
+    assert "seconds do not compare rankers" in experiment_text("small", {**summary, "device": "cuda"})
+
+
+def test_what_other_experiments_found_stays_in_the_summary(ran, tmp_path):
+    shutil.copytree(ran, tmp_path / "out")
+    summary = tmp_path / "out/summary.json"
+    summary.write_text(json.dumps({"other": {"claim": "kept"}}), encoding="utf-8")
+    run_experiments([written(tmp_path)], tmp_path / "out", processes=1)
+    found = json.loads(summary.read_text("utf-8"))
+    assert found["other"] == {"claim": "kept"}
+    assert found["small"]["slices"] == summary_of(ran)["slices"]
 
 
 def test_a_published_claim_holds_fails_or_cannot_be_told():

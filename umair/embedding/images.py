@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from umair.errors import ContractError
 from umair.picture_files import NOT_THERE, picture_hash, picture_state
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, IMAGE_VECTORS
 from umair.storage import read_facts
+
+log = logging.getLogger("umair")
 
 PHASES = ("read", "decode", "encode", "write", "task")  # read and decode in threads; write: until Spark, which writes
 #                                           vectors as they come, has taken them; task: from start to end
@@ -248,6 +251,10 @@ def _require_few_rejects(facts: dict[str, Any], embedded: DataFrame, config: Emb
     allowance = min(config.reject_allowance, max(1, tried // 2))  # where most fail, the store is at fault, not a picture
     allowed = max(allowance, math.floor(config.max_reject_share * tried))
     if rejects <= allowed:
+        if rejects > config.max_reject_share * tried:
+            log.warning("image_vectors: %d of %d pictures cannot be embedded, more than embed_images.max_reject_share %s; "
+                        "so few are let pass (embed_images.reject_allowance %d)", rejects, tried,
+                        config.max_reject_share, config.reject_allowance)
         return
     first = embedded.filter("rule IS NOT NULL AND reason <> 'retried'").orderBy("illust_id").first()
     assert first is not None

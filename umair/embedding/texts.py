@@ -51,6 +51,7 @@ class EmbedTextsConfig(PrecisionConfig):
     include_titles: bool = False  # the paper's text vector is the mean of the tags' alone
     batch: int = Field(256, gt=0)  # texts encoded together
     partitions: int = Field(0, ge=0)  # Spark tasks; 0 = as many as run at once, more for many texts
+    compile: bool = False  # torch.compile: a minute at the start of each Python worker, worth it for many texts on a GPU
     threads: int = Field(1, ge=1)  # of torch, in each task; more tasks beat more threads (benchmarks/results/embed.json)
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: each task takes its GPU from Spark
 
@@ -132,7 +133,7 @@ def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedText
     """One Spark task: batches with `text` -> batches with the columns of EMBEDDED; vectors are float32, rounded to fp16."""
     now, handing, task = time.perf_counter(), 0.0, TaskContext.get()
     device = device_of_task("embed_texts.device", config.device)
-    model = worker_encoder(folder, device, config.threads)
+    model = worker_encoder(folder, device, config.threads, compiled=config.compile)
     for batch in tables_of(batches, SORTED_TOGETHER):
         texts, started = batch["text"].to_pylist(), time.perf_counter()
         cleaned = [clean_text(text) for text in texts]
@@ -150,11 +151,14 @@ def embed_batches(batches: Batches, folder: str, encoder: str, config: EmbedText
 
 
 @lru_cache(maxsize=1)  # a Spark Python worker serves many tasks
-def worker_encoder(folder: str, device: str, threads: int) -> Any:
-    """The encoder, loaded once in each Python worker process."""
+def worker_encoder(folder: str, device: str, threads: int, *, compiled: bool = False) -> Any:
+    """The encoder, loaded once in each Python worker process; `compiled` for any length of texts."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads may deadlock in a forked worker
     torch.set_num_threads(threads)
-    return load_text_encoder(folder, device)
+    model = load_text_encoder(folder, device)
+    if compiled:
+        model[0].auto_model.compile(dynamic=True)
+    return model
 
 
 def _rounded(vector_ND: npt.NDArray[np.float32], texts: list[str], folder: str) -> npt.NDArray[np.float32]:

@@ -34,8 +34,8 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 def run_experiments(files: list[Path], root: Path, processes: int | None = None, overrides: Sequence[str] = ()
                     ) -> dict[str, Any]:
-    """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, and returns it.
-    `overrides`, section.key=value, change every one of them."""
+    """Runs each experiment below `root`/NAME; writes what was found into `root`/summary.json, by NAME, beside those of
+    earlier runs, and returns it. `overrides`, section.key=value, change every one of them."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         raise ConfigError("umair experiments", f"two files named {max(names, key=names.count)}.yaml", "a name for each: it "
@@ -44,7 +44,8 @@ def run_experiments(files: list[Path], root: Path, processes: int | None = None,
         load_config(file, overrides, ExperimentConfig)  # a mistake in the last file is said before the first one trains
     count = processes or os.cpu_count() or 1
     found = {file.stem: run_experiment(file, root.absolute() / file.stem, count, overrides) for file in files}
-    write_atomically(root / "summary.json", json.dumps(found, indent=1))
+    known = json.loads((root / "summary.json").read_text(encoding="utf-8")) if (root / "summary.json").is_file() else {}
+    write_atomically(root / "summary.json", json.dumps({**known, **found}, indent=1))
     return found
 
 
@@ -56,7 +57,8 @@ def run_experiment(file: Path, folder: Path, processes: int, overrides: Sequence
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
         published = {name: each.model_dump() for name, each in config.published.items()}
-        summary = {"claim": config.claim, "seeds": list(config.seeds), "published": published, **summarise(data, outcomes)}
+        summary = {"claim": config.claim, "seeds": list(config.seeds), "device": config.training.device,
+                   "at_once": processes, "published": published, **summarise(data, outcomes)}
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 

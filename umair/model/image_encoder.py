@@ -23,7 +23,8 @@ from umair.errors import ConfigError, StorageError
 from umair.model.feature_maps import BackboneMaps, FeatureMaps, ResidualMaps, load_whole, resnet_config
 from umair.model.painting_style import StyleForm, StylePool
 
-PREPROCESSING = "rgb-bilinear-1"  # raise the number when the same file would give other pixels: part of the fingerprint
+PREPROCESSING = "rgb-bilinear-1"  # part of the fingerprint; raise the number when our code would make other pixels or
+#                                    vectors of the same file and weights: a test holds vectors against it
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 STYLE_MATRICES = "style.turn_"  # weights that are drawn and not learnt, each form of the style vector its own
 OF_THE_CHECKPOINT = ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")  # not of its network
