@@ -207,10 +207,26 @@ def test_the_reference_knows_a_users_favourite_artists():
     user_N, item_N = np.repeat([0, 1], 40), np.tile(np.arange(8), 10)
     label_N = (item_N % 2 == user_N).astype(int)
     rows, nothing_IF, none_I = Window(user_N, item_N, label_N), np.zeros((8, 1)), np.zeros(8)
-    blind, seeing = (learnable_scores(rows, rows, rows, Known(nothing_IF, none_I, artist_IA))
-                     for artist_IA in (None, np.eye(2)[np.arange(8) % 2]))
+    blind, seeing = (learnable_scores(rows, rows, rows, Known(nothing_IF, none_I, further))
+                     for further in ((), (np.eye(2)[np.arange(8) % 2],)))
     assert auc(label_N, blind.all_N) == pytest.approx(0.5)
     assert auc(label_N, seeing.all_N) == auc(label_N, seeing.cold_N) == 1.0
+
+
+def test_what_does_not_help_the_validation_window_is_left_out():
+    """In training each user likes one artist, in the validation window the other: then artists are no help."""
+    user_N, item_N = np.repeat([0, 1], 40), np.tile(np.arange(8), 10)
+    draw = np.random.default_rng(0)
+    factor_IF = draw.normal(size=(8, 1))
+    liked_N = (factor_IF[item_N, 0] > 0).astype(int)
+    train = Window(user_N, item_N, np.where(draw.random(80) < 0.7, item_N % 2 == user_N, liked_N).astype(int))
+    valid = Window(user_N, item_N, liked_N)
+    artist_IA = np.eye(2)[np.arange(8) % 2]
+    chosen, without, forced = (learnable_scores(train, valid, valid, Known(*known)) for known in (
+        (factor_IF, np.zeros(8), (artist_IA,)), (factor_IF, np.zeros(8)),
+        (np.concatenate([factor_IF, artist_IA], 1), np.zeros(8))))
+    np.testing.assert_array_equal(chosen.all_N, without.all_N)
+    assert auc(liked_N, chosen.all_N) > auc(liked_N, forced.all_N)
 
 
 def test_among_cold_rows_the_reference_knows_no_popularity():

@@ -152,16 +152,16 @@ def _with_truth(data: Data, job: Any) -> Data:
                             "one for every test row", "take the truth that was drawn with these events")
     items = _indexed(folder / "illustrations.parquet", "illust_id", item_of)
     users = _indexed(folder / "users.parquet", "user_id", user_of)
-    factors = np.concatenate([np.stack(items["style"]), np.stack(items["content"]), _one_hot(items["depicted"])], 1)
-    factor_IF = np.zeros((items["index"].max() + 1, factors.shape[1]))
-    factor_IF[items["index"]] = factors
-    artist_IA = np.zeros((len(factor_IF), items["artist_id"].nunique()))
-    artist_IA[items["index"], np.unique(items["artist_id"], return_inverse=True)[1]] = 1
-    popularity_I = np.zeros(len(factor_IF))
-    popularity_I[items["index"]] = items["popularity"]
+    if "concepts" not in items:
+        raise ContractError(f"{folder / 'illustrations.parquet'}", "no column concepts", "what an illustration's tags name",
+                            "draw the world again: this one is of an earlier version")
+    artist_IA = np.eye(items["artist_id"].nunique())[np.unique(items["artist_id"], return_inverse=True)[1]]
+    factor_IF, popularity_I, artist_IA, tag_IC = (_by_place(items, values) for values in (
+        np.concatenate([np.stack(items["style"]), np.stack(items["content"])], 1), items["popularity"].to_numpy(), artist_IA,
+        _shares(items["concepts"])))
     weights = {modality: _by_index(users, column) for modality, column in FACTOR.items()}
     return replace(data, probability_N=probability_N, true_weights_U=weights,
-                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I, artist_IA)))
+                   learnable=_learnable(data.inputs, data, Known(factor_IF, popularity_I, (tag_IC, artist_IA))))
 
 
 def _index_by_id(job: Any, table: str, kind: str) -> dict[int, int]:
@@ -176,13 +176,20 @@ def _indexed(file: Path, key: str, index_of: dict[int, int]) -> Any:
     return table.dropna(subset=["index"]).astype({"index": int})
 
 
-def _one_hot(lists: Any) -> Array:
-    """[I, C]: which concepts each illustration depicts."""
-    names = {name: place for place, name in enumerate(sorted({name for each in lists for name in each}))}
-    hot = np.zeros((len(lists), len(names)))
+def _shares(lists: Any) -> Array:
+    """[I, C]: the share of each concept among those that an illustration's tags name, as users' tastes count them (means
+    over the tags); so large that the concepts of a usual illustration have about 1 each."""
+    share_IC = np.zeros((len(lists), 1 + max((int(each.max(initial=0)) for each in lists), default=0)))
     for row, each in enumerate(lists):
-        hot[row, [names[name] for name in each]] = 1
-    return hot
+        share_IC[row, each] = 1 / max(1, len(each))
+    return share_IC / max(1e-9, float(share_IC[share_IC > 0].mean()))
+
+
+def _by_place(items: Any, values: Array) -> Array:
+    """The values of the truth's rows, by illust_index; zero for others."""
+    placed = np.zeros((items["index"].max() + 1, *values.shape[1:]))
+    placed[items["index"]] = values
+    return placed
 
 
 def _by_index(users: Any, column: str) -> Array:

@@ -2,11 +2,14 @@
 
 A ranker sees vectors, not factors; but it reads counters and the user's history up to the row, where this reference stops
 with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: among cold
-rows the reference does without. N rows, U users, F factors.
+rows the reference does without. More factors can be worse where a user has few rows: which of them help, and the ridge, is
+chosen on the validation window, for cold rows on its cold ones. N rows, U users, F factors.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +23,11 @@ RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)  # tried; the validation window chooses
 
 
 class Known(NamedTuple):
-    """The factors of each illustration, and who made it where users have favourites among artists."""
+    """The factors of each illustration, and further ones that are taken only if they help: its artist, its tags."""
 
     factor_IF: Floats
     popularity_I: Floats
-    artist_IA: Floats | None = None  # 1 for the illustration's artist
+    further: Sequence[Floats] = ()  # each [I, F], about 1 where it holds: standardised, rare ones would be blown up
 
 
 class Learnable(NamedTuple):
@@ -37,16 +40,26 @@ class Learnable(NamedTuple):
 def learnable_scores(train: Any, valid: Any, test: Any, known: Known) -> Learnable:
     """What each regression learns of the test rows. Windows have user_N, item_N and label_N."""
     whole_IF = np.concatenate([known.factor_IF, known.popularity_I[:, None]], 1)
-    return Learnable(*(_best(train, valid, test, factor_IF, known.artist_IA) for factor_IF in (whole_IF, known.factor_IF)))
+    every_N = np.ones(len(valid.label_N), np.bool_)
+    cold_N = ~np.isin(valid.item_N, train.item_N)
+    cold_N = cold_N if len(np.unique(valid.label_N[cold_N])) == 2 else every_N  # without both labels nothing can be chosen
+    return Learnable(*(_best(train, valid, test, factor_IF, known.further, judged_N)
+                       for factor_IF, judged_N in ((whole_IF, every_N), (known.factor_IF, cold_N))))
 
 
-def _best(train: Any, valid: Any, test: Any, factor_IF: Floats, artist_IA: Floats | None) -> Floats:
+def _best(train: Any, valid: Any, test: Any, factor_IF: Floats, further: Sequence[Floats], judged_N: npt.NDArray[np.bool_]
+          ) -> Floats:
+    """Of every choice of further factors, each with the ridge that suits the validation window, the one that is best on the
+    judged rows of it."""
     factor_IF = (factor_IF - factor_IF.mean(0)) / np.maximum(factor_IF.std(0), 1e-9)
-    if artist_IA is not None:  # as they are: a deviation would blow up the rare ones
-        factor_IF = np.concatenate([factor_IF, artist_IA], 1)
-    fits = [fit_users(train, factor_IF, ridge) for ridge in RIDGES]
-    best = max(fits, key=lambda fit_UF: auc(valid.label_N, score_users(fit_UF, valid, factor_IF)))
-    return score_users(best, test, factor_IF)
+    found = []
+    for chosen in itertools.chain.from_iterable(itertools.combinations(further, count) for count in range(len(further) + 1)):
+        all_IF = np.concatenate([factor_IF, *chosen], 1)
+        fits = [(fit_UF := fit_users(train, all_IF, ridge), score_users(fit_UF, valid, all_IF)) for ridge in RIDGES]
+        fit_UF, valid_N = max(fits, key=lambda fit: auc(valid.label_N, fit[1]))
+        found.append((auc(valid.label_N[judged_N], valid_N[judged_N]), fit_UF, all_IF))
+    _, fit_UF, all_IF = max(found, key=lambda each: each[0])
+    return score_users(fit_UF, test, all_IF)
 
 
 def fit_users(rows: Any, factor_IF: Floats, ridge: float) -> Floats:

@@ -14,10 +14,11 @@ ABOUT = """
 Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
 default less the ranker's on the same rows, with a 95 % interval over resampled users (and over seeds, as far as so few can
 say; one seed says nothing of other seeds). *Way* is (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and
-to what can be learned: a ridge regression for each user on the world's own factors (of a drawn world also on what is
-depicted, and by whom), from the training rows (for the cold rows one without popularity, of which training rows say
-nothing). That reference stops learning where the training window ends; rankers read counters and the user's history up to
-the row, so they can pass it. Cold: no training row is about the illustration.
+to what can be learned: a ridge regression for each user on the world's own factors (of a drawn world also on what its tags
+name and on its artist, where the validation window says that they help), from the training rows (for the cold rows one
+without popularity, of which training rows say nothing). That reference stops learning where the training window ends;
+rankers read counters and the user's history up to the row, so they can pass it. Cold: no training row is about the
+illustration.
 """
 
 

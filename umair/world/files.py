@@ -136,7 +136,9 @@ def _illustration_truth(illustrations: Illustrations, damage: NDArray[np.int8]) 
     depicted = [illustrations.depicted(index) for index in range(len(illustrations))]
     broken = np.array([*PICTURE_KINDS, None], dtype=object)[damage]
     return pa.table({
-        "illust_id": illustrations.illust_id, "depicted": depicted, "first": illustrations.first,
+        "illust_id": illustrations.illust_id, "depicted": depicted,
+        "concepts": [each[each >= 0] for each in illustrations.concepts],  # that its tags name: tastes are of these
+        "first": illustrations.first,
         "first_count": illustrations.first_count, "second": illustrations.second,
         "second_count": illustrations.second_count, "scene": illustrations.scene,
         "layout": np.array(LAYOUTS)[illustrations.layout],
