@@ -20,6 +20,7 @@ from pydantic import Field
 from pyspark import TaskContext
 
 from umair.devices import device_of_task
+from umair.embedding.allocator import keep_freed_memory
 from umair.embedding.arrow import Batches, record_batch, tables_of, vector_column
 from umair.embedding.precision import Precision, PrecisionConfig, in_precision
 from umair.model.image_encoder import ImageEncoder, load_image_encoder, to_pixels
@@ -120,6 +121,7 @@ def open_encoder(folder: str, fingerprint: str, device: str, torch_threads: int,
                  *, compiled: bool = False) -> ImageEncoder:
     """The encoder in `folder`, loaded once in this Python worker; another `fingerprint` is another encoder."""
     torch.set_num_threads(torch_threads)
+    keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: such vectors stand beside those that a CPU made
     encoder = load_image_encoder(folder).to(device)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

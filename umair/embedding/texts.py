@@ -24,6 +24,7 @@ from pyspark import TaskContext
 from pyspark.sql import functions as F
 
 from umair.devices import device_of_task, require_gpu, tasks_for
+from umair.embedding.allocator import keep_freed_memory
 from umair.embedding.arrow import Batches, in_worker, record_batch, tables_of, vector_column
 from umair.embedding.phases import EARLIER, phases_and_rates, seconds_of, sums_of
 from umair.embedding.precision import PrecisionConfig, in_precision
@@ -155,6 +156,7 @@ def worker_encoder(folder: str, device: str, threads: int, *, compiled: bool = F
     """The encoder, loaded once in each Python worker process; `compiled` for any length of texts."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads may deadlock in a forked worker
     torch.set_num_threads(threads)
+    keep_freed_memory()
     model = load_text_encoder(folder, device)
     if compiled:
         model[0].auto_model.compile(dynamic=True)
