@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from clock import rate
+from device_arguments import device_parser, parsed
 from PIL import Image
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
@@ -144,17 +145,11 @@ def decoded(size: int, batch: int, threads: ThreadPoolExecutor, *, ahead: bool) 
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = device_parser(__doc__, RESULTS, 3.0)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each case")
     parser.add_argument("--eager", action="store_true", help="without the compiled cases, which take minutes on a CPU")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    if not given.device.startswith("cuda") and given.out == RESULTS:
-        parser.error("without a GPU name --out: figures of a GPU lie where the results go otherwise")
-    return given
+    return parsed(parser, RESULTS)
 
 
 if __name__ == "__main__":

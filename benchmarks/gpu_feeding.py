@@ -19,11 +19,11 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from clock import WARM_UP
+from device_arguments import device_parser, parsed
 from gpu_encoders import ROOT, Encoder, decoded, in_memory
 from speed_page import write_speed_page
 from torch import Tensor
@@ -103,17 +103,11 @@ def _work(ready: Any, counts: Any, size: int, batch: int, seconds: float, device
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = device_parser(__doc__, RESULTS, 4.0)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of timing for each case")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    if not given.device.startswith("cuda") and given.out == RESULTS:
-        parser.error("without a GPU name --out: figures of a GPU lie where the results go otherwise")
-    return given
+    return parsed(parser, RESULTS)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from clock import WARM_UP, Step, rate
+from device_arguments import device_parser, parsed
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
@@ -134,18 +135,12 @@ def _catalogue(config: RankerConfig, count: int, device: torch.device) -> Catalo
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = device_parser(__doc__, RESULTS, 2.0)
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1_024, 8_192, 65_536])
     parser.add_argument("--illustrations", type=int, default=1_000_000, help="in the catalogue")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each case")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="graph is left out on a CPU, where compiled takes minutes")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    if not given.device.startswith("cuda") and given.out == RESULTS:
-        parser.error("without a GPU name --out: figures of a GPU lie where the results go otherwise")
-    return given
+    return parsed(parser, RESULTS)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class TextPairs:
 
         Where more than LARGE_THING such pairs hang together, texts have several meanings, and each stands for itself.
         """
-        same_N = ~np.isin(self.kinds, self.relations) if self.relations else np.ones(len(self), np.bool_)
+        same_N = ~np.isin(self.kinds, self.relations)
         thing_T = _joined(self.pair_N2[same_N], len(self.texts))
         said_T = np.bincount(thing_T[self.pair_N2[same_N, 0]], minlength=len(self.texts))
         same_N &= said_T[thing_T[self.pair_N2[:, 0]]] <= LARGE_THING
