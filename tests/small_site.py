@@ -136,7 +136,9 @@ def save_rankers(folder: Path, source: FeatureSource) -> None:
         valid = [{"epoch": 1, "rows": ROWS, "rankers": {name: {"log_loss": 0.6, "auc": 0.6} for name in ("main", "id_only")}}]
         versions = {name: 0 for name in (*TABLES, "window_train", "window_valid")}
         return {"versions": versions, "features": vars(source), "ranks": 2, "rows": ROWS, "curve": curve, "valid": valid,
-                "rankers": {"main": {"kept_epoch": 1}, "id_only": {"kept_epoch": 1}}}
+                "rows_per_second": 1234.5, "bytes_sent_per_step": 4096,
+                "rankers": {name: {"kept_epoch": 1, "trainable": 77, "shared_buckets": {"user_id": 0.25, "illust_id": 0.0}}
+                            for name in ("main", "id_only")}}
 
     write_folder(folder, write)
 

@@ -265,6 +265,10 @@ def test_the_page_has_every_rankers_figures(ran):
     assert "2 at once shared the cores" in text
     assert "at once shared" not in experiment_text("small", {**summary, "at_once": 1})
     assert "seconds do not compare rankers" in experiment_text("small", {**summary, "device": "cuda"})
+    facts = summary["rankers"][DEFAULT]
+    assert set(facts["shared_buckets"]) == {"user_id", "username", "illust_id", "artist_id", "tags"}
+    told = {**summary, "rankers": {**summary["rankers"], DEFAULT: {**facts, "shared_buckets": {"user_id": 0.25, "tags": 0.0}}}}
+    assert "Hash collisions of the default: 25.0% of user_id.\n" in experiment_text("small", told)
 
 
 def test_what_other_experiments_found_stays_in_the_summary(ran, tmp_path):

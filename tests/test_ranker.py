@@ -91,7 +91,7 @@ def test_a_preset_is_what_it_says_and_any_key_beside_it_counts_more():
 
 @pytest.mark.parametrize("form", ["dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"])
 def test_a_rival_is_as_the_authors_ran_it_or_given_all_that_the_default_reads(form):
-    assert RankerConfig(preset="authors", form=form) == RankerConfig(form=form, inputs="authors")  # whose counts `umair params` has
+    assert RankerConfig(preset="authors", form=form) == RankerConfig(form=form, inputs="authors", penalties=True)
     assert RankerConfig(preset="fair", form=form) == RankerConfig(preset="umair", form=form, inputs="all", vector_fields=3)
 
 

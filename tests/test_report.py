@@ -80,7 +80,7 @@ def test_popularity_is_the_better_of_count_and_rate(evaluated, rows, site):
 def test_report_json_has_what_is_promised(evaluated):
     report, _ = evaluated
     promised = {"auc", "log_loss", "gauc", "gauc_unweighted", "ceiling_auc", "popularity_auc", "id_only_auc", "cold_auc",
-                "cold_ceiling_auc", "cold_id_only_auc", "rows", "ranks", "versions", "seconds", "slices", "intervals",
+                "cold_ceiling_auc", "cold_id_only_auc", "rows", "ranks", "ranker", "versions", "seconds", "slices", "intervals",
                 "calibration", "verdict", "week"}
     assert promised <= set(report)
     json.dumps(report, allow_nan=False)
@@ -90,6 +90,15 @@ def test_report_json_has_what_is_promised(evaluated):
     assert set(report["seconds"]) == {"ingest_tables", "evaluate_ranker"}
     assert {line["slice"] for line in report["slices"]} == {"all", "cold", "tail", "head", "known_picture", "missing_picture"}
     assert not report["intervals"]["sampled"]
+
+
+def test_the_report_says_what_the_ranker_costs_and_who_shares_its_buckets(evaluated):
+    report, page = evaluated
+    facts = dict(report["ranker"])
+    assert 0 < facts.pop("scored_rows_per_second") < 1_000_000
+    assert facts == {"weights": 77, "trained_rows_per_second": 1234, "bytes_sent_per_step": 4096,
+                     "shared_buckets": {"user_id": 0.25, "illust_id": 0.0}}
+    assert "<dt>sharing: user id</dt><dd>25.0 %</dd>" in page
 
 
 def test_calibration_counts_every_row_once(evaluated):

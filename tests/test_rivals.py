@@ -118,6 +118,24 @@ def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
     np.testing.assert_allclose(double(fusion(first, second)), expected, atol=1e-5)
 
 
+# ---------------------------------------------------------------- the authors' squared weights
+@pytest.mark.parametrize(("form", "factor"), [("dcn", 0.01), ("dcn_v2", 0.05), ("xdeepfm", 0.001), ("fibinet", 0.01), ("difm", 0),
+                                              ("final_mlp", 0)])
+def test_the_authors_add_squared_weights_of_embeddings_linear_part_deep_layers_and_crosses(form: str, factor: float) -> None:
+    model = rival(form, inputs="authors", penalties=True)
+    assert rival(form, inputs="authors").penalty() is None
+    for weight in model.parameters():
+        torch.nn.init.constant_(weight, 2.0)
+    config, rows = model.config, sum(model.config.user_fields.values()) + sum(model.config.item_fields.values())
+    wide = 23 * config.embedding_width
+    into_deep = 23 * 22 * config.embedding_width if form == "fibinet" else wide
+    kernels = rows + 12 * config.tag_buckets + into_deep * 16 + 16 * 8  # linear part, hidden layers of 16 and 8
+    crosses = {"dcn": 2 * wide, "dcn_v2": 2 * 2 * (wide * 3 + 3 * 3)}  # two layers; V and C of two experts of rank 3
+    tables = (rows + config.tag_buckets) * config.embedding_width
+    expected = 4 * (0.01 * tables + factor * (kernels + crosses.get(form, 0)))
+    assert model.penalty().item() == pytest.approx(expected, rel=1e-5)
+
+
 # ---------------------------------------------------------------- what they see
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("inputs", ["ids", "authors", "all"])

@@ -28,3 +28,6 @@ class Dcn(CrossRival):
 
     def crosses(self, width: int) -> nn.Module:
         return CrossNet(width, self.config.cross_layers)
+
+    def kernels(self) -> list[Tensor]:
+        return [*super().kernels(), self.cross.get_parameter("weight_LD")]

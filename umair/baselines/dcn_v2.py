@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from umair.baselines.rival import CrossRival
+from umair.model.cross_network import CrossNetMix
 from umair.model.ranker import cross_network
 
 
@@ -13,3 +14,6 @@ class DcnV2(CrossRival):
 
     def crosses(self, width: int) -> nn.Module:
         return cross_network(self.config, width)
+
+    def kernels(self) -> list[Tensor]:
+        return [*super().kernels(), *(self.cross.kernels() if isinstance(self.cross, CrossNetMix) else ())]

@@ -13,12 +13,17 @@ from umair.model.compact import Axes
 from umair.model.profiles import tower
 from umair.model.ranker import Ranker, RankerConfig, Scores
 
+# On squared weights, as the UMAIR-FPS authors ran the rivals: of embeddings, and of everything that they regularise beside
+# (linear part, deep layers, crosses) by form; no figure is known of DIFM and FinalMLP.
+TABLE_PENALTY = 1e-2
+KERNEL_PENALTIES = {"dcn": 1e-2, "dcn_v2": 5e-2, "xdeepfm": 1e-3, "fibinet": 1e-2}
+
 
 class Rival(Ranker):
     """What the rivals share: fields, and a linear part beside what `judge` says of them. batch -> Scores.
 
     `inputs: authors` gives them what the UMAIR-FPS authors gave them, with the published number of weights; `ids` our
-    ranker's embeddings (and its counters, if they are on); `all` whatever our ranker reads. No weight penalties.
+    ranker's embeddings (and its counters, if they are on); `all` whatever our ranker reads.
     """
 
     linear_beside = True
@@ -37,6 +42,22 @@ class Rival(Ranker):
     def score(self, batch: Batch) -> Scores:
         logit_B = self.judge(self.fields(batch))
         return Scores(logit_B if self.linear is None else logit_B + self.linear(batch))
+
+    def penalty(self) -> Tensor | None:
+        """The authors' squared weights: of all embeddings, and of linear part, hidden layers and crosses by form."""
+        if not self.config.penalties:
+            return None
+        tables = [(TABLE_PENALTY, part.weight) for part in self.fields.modules()
+                  if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+        factor = KERNEL_PENALTIES.get(self.config.form)
+        kernels = [(factor, weight) for weight in self.kernels()] if factor else []
+        return torch.stack([each * weight.square().sum() for each, weight in tables + kernels]).sum()
+
+    def kernels(self) -> list[Tensor]:
+        """Weights of the linear part and of the deep network's hidden layers, which are those with a bias."""
+        linear = [] if self.linear is None else [self.linear.weights.rows.weight]
+        layers = [layer for part in self.children() if isinstance(part, nn.Sequential) for layer in part]
+        return linear + [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.bias is not None]
 
     @property
     def width(self) -> int:

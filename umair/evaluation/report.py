@@ -74,8 +74,8 @@ def evaluate(spark: SparkSession, subject: Subject, config: EvaluationConfig) ->
         total = require_numbers(rows, list(subject.plan.rankers))
         if config.truth:
             require_whole_ceiling(rows, config.truth)
-        log.info("%s test rows scored by %s in %.1f s", f"{total:,}", ", ".join(subject.plan.rankers),
-                 time.perf_counter() - started)
+        scoring = time.perf_counter() - started
+        log.info("%s test rows scored by %s in %.1f s", f"{total:,}", ", ".join(subject.plan.rankers), scoring)
         calibrated = calibration(rows, MAIN, config.calibration_bins)
         measures = _measure(rows, total, list(subject.plan.rankers), config)
         content = _weigh_content(spark, subject, measures, config)
@@ -85,6 +85,7 @@ def evaluate(spark: SparkSession, subject: Subject, config: EvaluationConfig) ->
     report = {"week": subject.week, **measures, "content": content,
               "calibration": figures.calibration_values(calibrated), **told, "rankers": list(subject.plan.rankers),
               "rows": {**subject.rows, "test": total}, "ranks": subject.training["ranks"],
+              "ranker": _ranker_facts(subject.training, total / scoring),
               "versions": {"packages": _packages(), "tables": subject.versions},
               "seconds": {**subject.seconds, "evaluate_ranker": round(time.perf_counter() - started, 3)}}
     return report, render(report, shown)
@@ -178,6 +179,14 @@ def _training_plot(training: dict[str, Any]) -> str:
     kept = {name_of(name): line["rankers"][name]["log_loss"] for line in training["valid"] for name in names
             if line["epoch"] == training["rankers"][name]["kept_epoch"]}
     return plots.training_curve(lines, kept)
+
+
+def _ranker_facts(training: dict[str, Any], scored_per_second: float) -> dict[str, Any]:
+    """Rates count a row once, however many rankers read it; a gradient's bytes are those of all of them."""
+    own = training["rankers"][MAIN]
+    return {"weights": own["trainable"], "trained_rows_per_second": round(training["rows_per_second"]),
+            "scored_rows_per_second": round(scored_per_second), "bytes_sent_per_step": training["bytes_sent_per_step"],
+            "shared_buckets": own["shared_buckets"]}
 
 
 def _packages() -> dict[str, str]:

@@ -110,7 +110,7 @@ def _facts(rankers: dict[str, Line]) -> list[str]:
              "contribution agrees"]
     lines = ["### What they cost, and whose weights follow the truth", "",
              "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit",
-             "varies; contribution: its mean weight) with the weight that the world gave that user.", "",
+             f"varies; contribution: its mean weight) with the weight that the world gave that user.{_sharing(rankers)}", "",
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
         lines.append(_row([name, f"{each['trainable']:,}", f"{each['seconds']:.0f}",
@@ -118,6 +118,15 @@ def _facts(rankers: dict[str, Line]) -> list[str]:
                            _agreement(each.get("match_agreement")),
                            _agreement(each.get("contribution_agreement"))]))
     return [*lines, ""]
+
+
+def _sharing(rankers: dict[str, Line]) -> str:
+    """Which ids of the default share a row of their table, where a summary says it."""
+    shares = rankers[DEFAULT].get("shared_buckets")
+    if shares is None:
+        return ""
+    found = ", ".join(f"{share:.1%} of {field}" for field, share in shares.items() if share)
+    return f"\nHash collisions of the default: {found or 'none'}."
 
 
 def _row(cells: list[str]) -> str:

@@ -129,7 +129,8 @@ def _facts(data: Data, outcomes: list[Outcome]) -> Line:
     facts = [each.facts for each in outcomes]
     return {"trainable": facts[0]["trainable"], "seconds": round(float(np.mean([each["seconds"] for each in facts])), 1),
             "rows_per_second": round(float(np.mean([each["rows"] * each["epochs"] / each["seconds"] for each in facts]))),
-            "kept_epochs": [each["kept_epoch"] for each in facts], **_agreements(data, outcomes)}
+            "kept_epochs": [each["kept_epoch"] for each in facts], "shared_buckets": facts[0]["shared_buckets"],
+            **_agreements(data, outcomes)}
 
 
 def _agreements(data: Data, outcomes: list[Outcome]) -> Line:

@@ -26,6 +26,10 @@ class CrossNetMix(nn.Module):
         self.bias_LD = nn.Parameter(torch.zeros(layers, width))
         self.gate = nn.Linear(width, experts, bias=False)
 
+    def kernels(self) -> tuple[Tensor, ...]:
+        """The weights whose squares the UMAIR-FPS authors add to the loss: V and C, not U (their library's accident)."""
+        return self.down_LDER, self.core_LERR
+
     def forward(self, x0_BD: Tensor) -> Tensor:
         x_BD = x0_BD
         for layer in range(self.layers):

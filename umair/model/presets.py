@@ -14,7 +14,7 @@ _CORRECTED: dict[str, Any] = {  # the paper's form with what it lacks: as-of cou
     "tower_dropout": 0.1, "attention_dropout": 0.1, "deep": [128, 64, 32], "deep_dropout": 0.1, "penalties": False}
 _UMAIR: dict[str, Any] = {  # our default: history too, which says what the interest vectors say, and better
     **_CORRECTED, "projected_experts": False, "match": True, "match_mixed": True, "interests": False}
-_AUTHORS = {**_PAPER, "inputs": "authors", "penalties": False}  # a rival as the authors ran it; its form is named beside it
+_AUTHORS = {**_PAPER, "inputs": "authors"}  # a rival as the authors ran it; its form is named beside it
 _FAIR = {**_UMAIR, "inputs": "all", "vector_fields": 3}  # a rival given all that our default reads, and its dropouts
 PRESETS = {"paper": _PAPER, "corrected": _CORRECTED, "umair": _UMAIR,  # the same keys each: one replaces another
            "authors": _AUTHORS, "fair": _FAIR}

@@ -117,7 +117,7 @@ class RankerConfig(Section):
     residual: bool = False  # batch norm and ReLU of the crosses plus what they cross
     machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
-    penalties: bool = False  # the squared weights that the authors add to the loss, of the form umair alone
+    penalties: bool = False  # the squared weights that the authors add to the loss: the paper's ranker's, or a rival's
     match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
     match_width: int = Field(64, gt=1)
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
@@ -292,7 +292,7 @@ class UmairRanker(Ranker):
         weights += [(PENALTIES["deep"], layer.weight) for layer in list(self.deep)[:-1] if isinstance(layer, nn.Linear)]
         for part in self.modules():
             if isinstance(part, CrossNetMix):
-                weights += [(PENALTIES["cross"], part.down_LDER), (PENALTIES["cross"], part.core_LERR)]
+                weights += [(PENALTIES["cross"], weight) for weight in part.kernels()]
             if isinstance(part, SenetExpert):
                 weights += [(PENALTIES["senet"], layer.weight) for layer in (part.squeeze, part.excite)]
         return torch.stack([factor * weight.square().sum() for factor, weight in weights]).sum()
