@@ -119,9 +119,10 @@ def test_overrides_hold_for_every_file_and_a_wrong_one_is_refused(tmp_path):
 
 # ---------------------------------------------------------------- trials
 def test_the_code_that_a_trial_depends_on_is_what_training_and_scoring_import():
-    """All that is reached from there but the encoders' side, which makes vectors and no scores, and what only prints."""
+    """All that is reached from there but the encoders' side, which makes vectors and no scores, what only prints, and presets, whose
+    keys a trial's configuration holds."""
     elsewhere = {"image_encoder", "painting_style", "feature_maps", "pretext_loop", "tag_pretext", "tagged_pictures", "picture_cache",
-                 "synonyms", "text_encoder", "text_pairs", "text_recall", "progress", "terminal"}
+                 "synonyms", "text_encoder", "text_pairs", "text_recall", "progress", "terminal", "presets"}
     reached, waiting = set(), [f"umair.training.{name}" for name in ("loop", "features", "feed", "checkpoint", "inputs")]
     while waiting:
         name = waiting.pop()
