@@ -13,8 +13,8 @@ from umair.model.compact import Axes
 from umair.model.profiles import tower
 from umair.model.ranker import Ranker, RankerConfig, Scores
 
-# On squared weights, as the UMAIR-FPS authors ran the rivals: of embeddings, and of everything that they regularise beside
-# (linear part, deep layers, crosses) by form; no figure is known of DIFM and FinalMLP.
+# On squared weights, as the UMAIR-FPS authors ran the rivals: of embeddings, and by form of the kernels beside. Which
+# kernels those are is our reading (linear part, hidden layers, crosses); no figure is known of DIFM and FinalMLP.
 TABLE_PENALTY = 1e-2
 KERNEL_PENALTIES = {"dcn": 1e-2, "dcn_v2": 5e-2, "xdeepfm": 1e-3, "fibinet": 1e-2}
 
