@@ -14,16 +14,19 @@ from test_architecture import imports_of
 
 from umair.config import load_config
 from umair.errors import ClusterError, ConfigError
+from umair.evidence import machine_kind
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates
-from umair.experiments.trial import CODE, Outcome
+from umair.experiments.trial import CODE, Outcome, Trial, user_means, user_shares
 from umair.job import Config
 from umair.metrics import auc, way
 from umair.storage import read_facts
+from umair.training.inputs import TrainingInputs
+from umair.training.packing import FeatureSource
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -165,12 +168,31 @@ def _train_items(data) -> np.ndarray:
     return Rows.of(data.inputs.rows_by_file["train"]).item_N
 
 
+def test_what_a_user_counts_of_each_modality_by_hand():
+    """User 3 has two rows, user 1 one, which varies in nothing."""
+    user_N, value_NM = np.array([3, 1, 3]), np.array([[1.0, 0.0], [7.0, 9.0], [5.0, 6.0]], np.float32)
+    np.testing.assert_allclose(user_means(user_N, value_NM), [[7, 9], [3, 3]])
+    np.testing.assert_allclose(user_shares(user_N, value_NM), [[0, 0], [2 / 5, 3 / 5]])  # deviations 2 and 3
+
+
 def test_a_finished_trial_is_not_made_again_and_a_new_seed_is(ran, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
     run_experiments([written(tmp_path, seeds=[0, 1, 2], others={})], ran, processes=2)
     after = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
     assert {path: after[path] for path in before} == before
     assert sorted(read_facts(path.parent)["seed"] for path in set(after) - set(before)) == [2, 2]
+
+
+def test_who_trains_is_no_part_of_a_trials_key(tmp_path):
+    """Else what a GPU made would be made again where there is none."""
+    config = load_config(written(tmp_path), [], ExperimentConfig)
+    inputs = TrainingInputs(FeatureSource({}, {}, "i", "t", {}, False), {"train": {"a": 1}}, {})
+
+    def key(**changes: object) -> str:
+        return Trial(config.ranker, config.training.model_copy(update=changes), inputs, "root").key
+
+    assert key() == key(device="cuda") == key(threads=2) == key(resident=True)
+    assert len({key(), key(seed=1), key(epochs=2), key(precision="bfloat16")}) == 4
 
 
 # ---------------------------------------------------------------- what can be learned
@@ -263,9 +285,11 @@ def test_the_page_has_every_rankers_figures(ran):
         assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
     assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
     assert SMALL["claim"] in text
-    assert "2 at once shared the cores" in text
-    assert "at once shared" not in experiment_text("small", {**summary, "at_once": 1})
-    assert "seconds do not compare rankers" in experiment_text("small", {**summary, "device": "cuda"})
+    assert summary["trained"] == [{"machine": machine_kind(), "device": "cpu", "at_once": 2, "trainings": 6}]
+    assert f"each counted by itself: 6 on {machine_kind()}, 2 at once.\n" in text
+    places = [{"machine": "a", "device": "cpu", "at_once": 1, "trainings": 2}, {"machine": "b", "device": "cuda", "at_once": 4, "trainings": 4}]
+    assert ("itself: 2 on a; 4 on b, 4 at once on one GPU, so that their seconds do not compare rankers.\n"
+            in experiment_text("small", {**summary, "trained": places}))
     facts = summary["rankers"][DEFAULT]
     assert set(facts["shared_buckets"]) == {"user_id", "username", "illust_id", "artist_id", "tags"}
     told = {**summary, "rankers": {**summary["rankers"], DEFAULT: {**facts, "shared_buckets": {"user_id": 0.25, "tags": 0.0}}}}

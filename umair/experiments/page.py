@@ -47,21 +47,21 @@ def experiment_text(name: str, summary: Line) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
     minutes = sum(each["seconds"] * len(summary["seeds"]) for each in summary["rankers"].values()) / 60
     parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; all trainings together took {minutes:.0f} "
-             f"minutes, each counted by itself{_at_once(summary)}.", ""]
+             f"minutes, each counted by itself: {'; '.join(map(_place, summary['trained']))}.", ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
     parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
     return "\n".join([*parts, *_facts(summary["rankers"])])
 
 
-def _at_once(summary: Line) -> str:
+def _place(trained: Line) -> str:
     """Where several trainings shared what made them fast, their seconds are not those of one alone."""
-    if summary["at_once"] == 1:
-        return ""
-    shared = "the cores"
-    if summary["device"] == "cuda":
-        shared = "one GPU, which they took turns at, so that seconds do not compare rankers"
-    return f"; {summary['at_once']} at once shared {shared}"
+    shared = ""
+    if trained["at_once"] > 1:
+        shared = f", {trained['at_once']} at once"
+        if trained["device"] == "cuda":
+            shared += " on one GPU, so that their seconds do not compare rankers"
+    return f"{trained['trainings']} on {trained['machine']}{shared}"
 
 
 def _slice(name: str, found: Line) -> list[str]:

@@ -57,8 +57,7 @@ def run_experiment(file: Path, folder: Path, processes: int, overrides: Sequence
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
         published = {name: each.model_dump() for name, each in config.published.items()}
-        summary = {"claim": config.claim, "seeds": list(config.seeds), "device": config.training.device,
-                   "at_once": processes, "published": published, **summarise(data, outcomes)}
+        summary = {"claim": config.claim, "seeds": list(config.seeds), "published": published, **summarise(data, outcomes)}
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -68,7 +67,7 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
               for seed in config.seeds for name, ranker in config.rankers.items()}
     places: dict[tuple[str, int], Path] = {}
     with trial_processes(processes) as pool:
-        waiting = {pool.submit(run_trial, trial, folder): key for key, trial in trials.items()}
+        waiting = {pool.submit(run_trial, trial, folder, processes): key for key, trial in trials.items()}
         for done in as_completed(waiting):
             name, seed = waiting[done]
             try:

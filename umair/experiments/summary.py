@@ -7,6 +7,7 @@ rankers alike, so that a difference is paired in both.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,24 @@ from umair.metrics import GroupedAuc, LogLoss, auc, auc_by_user, way
 
 REPLICATES, CONFIDENCE = 200, 0.95
 FEWEST_ROWS = 20  # of a user whose weights are compared with the truth
+PLACE = ("machine", "device", "at_once")  # facts of a trial
 Line = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 
 def summarise(data: Data, outcomes: dict[str, list[Outcome]]) -> Line:
-    """`outcomes`: by ranker, one a seed, the seeds in the same order. -> slices with marks and lines, facts by ranker."""
+    """`outcomes`: by ranker, one a seed, the seeds in the same order. -> slices with marks and lines, facts by ranker, and
+    where they were trained."""
     slices = {name: _slice(data, outcomes, name, mask_N) for name, mask_N in data.slices.items()}
-    return {"slices": slices, "rankers": {name: _facts(data, each) for name, each in outcomes.items()}}
+    return {"slices": slices, "rankers": {name: _facts(data, each) for name, each in outcomes.items()},
+            "trained": _places([one.facts for each in outcomes.values() for one in each])}
+
+
+def _places(facts: list[dict[str, Any]]) -> list[Line]:
+    """How many trainings each machine made, on which device, and how many at once."""
+    found = Counter(tuple(each[key] for key in PLACE) for each in facts)
+    return [{**dict(zip(PLACE, place, strict=True)), "trainings": count} for place, count in sorted(found.items())]
 
 
 def _slice(data: Data, outcomes: dict[str, list[Outcome]], name: str, mask_N: Array) -> Line:
@@ -140,34 +150,18 @@ def _agreements(data: Data, outcomes: list[Outcome]) -> Line:
     """
     if data.true_weights_U is None:
         return {}
-    user_U, place_N, rows_U = np.unique(data.test.user_N, return_inverse=True, return_counts=True)
+    user_U, rows_U = np.unique(data.test.user_N, return_counts=True)
     enough_U = rows_U >= FEWEST_ROWS
     found: dict[str, dict[str, list[float]]] = {}
     for each in outcomes:
-        kinds = (("contribution", each.facts["modalities"], each.contribution_NM, _user_means),
-                 ("match", each.facts["matched"], each.match_NM, _user_spreads))
-        for kind, names, value_NM, by_user in kinds:
-            if value_NM is None:
-                continue
-            of_UM = by_user(value_NM, place_N, rows_U)
-            for place, name in enumerate(names):
+        for kind, names, of_UM in (("contribution", each.facts["modalities"], each.contribution_UM),
+                                   ("match", each.facts["matched"], each.match_UM)):
+            for name, of_U in zip(names, () if of_UM is None else of_UM.T, strict=False):
                 if name in data.true_weights_U:
-                    value = _correlation(of_UM[enough_U, place], data.true_weights_U[name][user_U[enough_U]])
+                    value = _correlation(of_U[enough_U], data.true_weights_U[name][user_U[enough_U]])
                     found.setdefault(f"{kind}_agreement", {}).setdefault(name, []).append(value)
     return {kind: {name: round(float(np.mean(values)), 3) for name, values in by_name.items()}
             for kind, by_name in found.items()}
-
-
-def _user_means(value_NM: Array, place_N: Array, rows_U: Array) -> Array:
-    return np.stack([np.bincount(place_N, value_N) / rows_U for value_N in value_NM.T.astype(np.float64)], 1)
-
-
-def _user_spreads(value_NM: Array, place_N: Array, rows_U: Array) -> Array:
-    """Standard deviations over each user's rows, as shares of their sum."""
-    square_UM = _user_means(value_NM.astype(np.float64)**2, place_N, rows_U)
-    spread_UM = np.sqrt(np.maximum(square_UM - _user_means(value_NM, place_N, rows_U)**2, 0))
-    share_UM: Array = spread_UM / np.maximum(spread_UM.sum(1, keepdims=True), 1e-12)
-    return share_UM
 
 
 def _correlation(one_U: Array, other_U: Array) -> float:

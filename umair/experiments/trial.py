@@ -12,7 +12,7 @@ import torch
 
 from umair.config import fingerprint
 from umair.devices import choose_gpu
-from umair.evidence import code_digest
+from umair.evidence import code_digest, machine_kind
 from umair.model.ranker import RankerConfig
 from umair.storage import read_facts, write_folder
 from umair.training.checkpoint import load_ranker
@@ -21,6 +21,7 @@ from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
 from umair.training.loop import MAIN, TrainingConfig, train_rankers
 from umair.training.ranks import Ranks
+from umair.training.reader import read_rows
 
 SCORING_BATCH = 4_096  # rows
 AUTHORS_BATCH = 512  # rows that the authors score together (spec: their weights are a mean over the batch)
@@ -34,11 +35,13 @@ CODE = (  # what a trial's scores depend on beside its configuration and rows; n
     "training/reader.py", "training/row_adam.py", "training/schedule.py", "training/shares.py", "training/trainee.py",
 )
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained on what. `key` names its folder below the experiment's, so that no trial is made twice."""
+    """What is trained on what. `key` names its folder below the experiment's, so that no trial is made twice: one that a GPU
+    made is not made again on CPUs."""
 
     ranker: RankerConfig
     training: TrainingConfig  # with this trial's seed
@@ -48,7 +51,8 @@ class Trial:
     @property
     def key(self) -> str:
         inputs = self.inputs
-        return fingerprint([self.ranker, self.training, inputs.source.key, inputs.rows_by_file, code_digest(*CODE)])
+        return fingerprint([self.ranker, self.training.by_whomever(), inputs.source.key, inputs.rows_by_file,
+                            code_digest(*CODE)])
 
     @property
     def device(self) -> str:
@@ -64,13 +68,13 @@ class Outcome:
 
     facts: dict[str, Any]
     logit_N: Floats
-    contribution_NM: Floats | None
-    match_NM: Floats | None
+    contribution_UM: Floats | None  # each test user's mean weight of a modality; users ascend by user_index
+    match_UM: Floats | None  # how much a modality's part of the logit varies over the user's rows, as a share of all
 
     @classmethod
     def of(cls, folder: Path) -> Outcome:
         with np.load(folder / "scores.npz") as scores:
-            return cls(read_facts(folder), scores["logit"], *(scores.get(name) for name in ("contribution", "match")))
+            return cls(read_facts(folder), scores["logit"], scores.get("contribution_user"), scores.get("match_user"))
 
 
 class _Silent(Ranks):
@@ -80,12 +84,16 @@ class _Silent(Ranks):
         """Drops the line."""
 
 
-def run_trial(trial: Trial, folder: Path) -> Path:
-    """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint."""
+def run_trial(trial: Trial, folder: Path, at_once: int = 1) -> Path:
+    """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint.
+
+    The facts say on which machine, and how many trials, `at_once`, shared it: seconds depend on both.
+    """
     done = folder / trial.key
     if not (done / "facts.json").is_file():
         trained = train_trial(trial, folder / "rankers")
-        write_folder(done, lambda new: _score(trial, trained, new))
+        where = {"machine": machine_kind(), "device": trial.training.device, "at_once": at_once}
+        write_folder(done, lambda new: {**_score(trial, trained, new), **where})
     return done
 
 
@@ -110,11 +118,34 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     with torch.inference_mode():
         feed = Feed(features, {MAIN: ranker}, device, resident=trial.training.resident)
         said = [ranker(batch[MAIN]) for batch in feed.batches(rows_by_file, sizes)]
-    parts = {"logit": [each.logit_B for each in said], "contribution": [each.contribution_BM for each in said],
-             "match": [each.match_BM for each in said]}
-    np.savez(folder / "scores.npz", **{name: torch.cat(known).cpu().numpy() for name, each in parts.items()
-                                       if (known := [part for part in each if part is not None])})
+    user_N = np.concatenate([chunk["user_index"] for chunk in read_rows(rows_by_file, ("user_index",))])
+    scores = {"logit": _joined([each.logit_B for each in said])}
+    for name, parts, by_user in (("contribution_user", [each.contribution_BM for each in said], user_means),
+                                 ("match_user", [each.match_BM for each in said], user_shares)):
+        known = [part for part in parts if part is not None]
+        if known:
+            scores[name] = by_user(user_N, _joined(known)).astype(np.float32)
+    np.savez(folder / "scores.npz", **scores)
     facts = read_facts(trained)
     return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "valid")},
             **facts["rankers"][MAIN], "seed": trial.training.seed, "modalities": list(ranker.modalities),
             "matched": list(ranker.matched)}
+
+
+def _joined(parts: list[Any]) -> Floats:
+    values: Floats = torch.cat(parts).float().cpu().numpy()
+    return values
+
+
+def user_means(user_N: Array, value_NM: Array) -> Array:
+    """[U, M] in float64: the mean over each user's rows, users ascending."""
+    _, place_N, rows_U = np.unique(user_N, return_inverse=True, return_counts=True)
+    return np.stack([np.bincount(place_N, value_N) / rows_U for value_N in value_NM.T.astype(np.float64)], 1)
+
+
+def user_shares(user_N: Array, value_NM: Array) -> Array:
+    """[U, M] in float64: standard deviations over each user's rows, as shares of their sum."""
+    square_UM = user_means(user_N, value_NM.astype(np.float64)**2)
+    spread_UM = np.sqrt(np.maximum(square_UM - user_means(user_N, value_NM)**2, 0))
+    share_UM: Array = spread_UM / np.maximum(spread_UM.sum(1, keepdims=True), 1e-12)
+    return share_UM

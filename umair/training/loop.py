@@ -82,6 +82,11 @@ class TrainingConfig(Section):
     def feature_folder(self, root: Path) -> Path:
         return Path(self.features) if self.features else root / "features"
 
+    def by_whomever(self) -> TrainingConfig:
+        """The same, whoever trains it: without what changes seconds, and weights by rounding and each rank's rows alone."""
+        return self.model_copy(update={"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None,
+                                       "resident": False})
+
 
 def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig, inputs: TrainingInputs, root: str,
                   folder: str) -> dict[str, Any]:
@@ -122,8 +127,7 @@ class _Run:
     # ------------------------------------------------------------ checkpoints
     def _checkpoints(self, ranker: RankerConfig) -> Checkpoints:
         """Below a folder that stands for what is trained, and there for the rows; who trains it does not count."""
-        who = {"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None, "resident": False}
-        run = fingerprint([self.config.model_copy(update=who), ranker])
+        run = fingerprint([self.config.by_whomever(), ranker])
         rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file])
         return Checkpoints(self.folder.with_name(f"checkpoints-{run}"), rows)
 
