@@ -60,7 +60,7 @@ bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and he
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)
 
-drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on a larger drawn world's week (62 trainings)
+drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on a larger drawn world's week (155 trainings, two and a half hours)
 	@$(RUN) umair world --config conf/drawn.yaml
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md

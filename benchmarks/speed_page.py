@@ -101,7 +101,7 @@ def _gpu_feeding(result: Result) -> str:
 
 
 PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
-                                             "gpu_ranker": _gpu_ranker, "gpu_ranker_eager": _gpu_ranker}
+                                             "gpu_ranker": _gpu_ranker, "gpu_ranker_eager": _gpu_ranker, "gpu_ranker_graph": _gpu_ranker}
 
 
 def _middle(rates: dict[str, list[float]], way: str) -> float | str:
