@@ -109,6 +109,15 @@ def load(script: str) -> ModuleType:
     return module
 
 
+def test_asked_and_found_is_of_the_present_figures() -> None:
+    page = load("benchmarks/targets_page.py").targets_page()
+    assert (ROOT / "docs/evidence/targets.md").read_text("utf-8") == page, "run python benchmarks/targets_page.py"
+    told = [line.split(" | ") for line in page.splitlines() if "reached" in line or "**missed**" in line]
+    assert len(told) > 20
+    for _, least, found, verdict, _ in told:
+        assert (verdict == "reached") == (float(found) >= float(least))
+
+
 def write_faces(folder: Path, labels: list[str]) -> None:
     (folder / "images").mkdir()
     for number, _ in enumerate(labels):

@@ -20,7 +20,7 @@ from umair.experiments.data import open_data
 from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
-from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates
+from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates, summarise
 from umair.experiments.trial import CODE, Outcome, Trial, user_means, user_shares
 from umair.job import Config
 from umair.metrics import auc, way
@@ -54,6 +54,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def summary_of(ran: Path) -> dict:
     return json.loads((ran / "small" / "summary.json").read_text("utf-8"))
+
+
+def outcomes_of(ran: Path) -> dict[str, list[Outcome]]:
+    """By ranker, told apart by their weights."""
+    found = [Outcome.of(path.parent) for path in (ran / "small" / "trials").glob("*/facts.json")]
+    return {name: [each for each in found if each.facts["trainable"] == facts["trainable"] and each.facts["seed"] < 2]
+            for name, facts in summary_of(ran)["rankers"].items()}
 
 
 # ---------------------------------------------------------------- configuration
@@ -177,7 +184,9 @@ def test_what_a_user_counts_of_each_modality_by_hand():
 
 def test_a_finished_trial_is_not_made_again_and_a_new_seed_is(ran, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
+    summary = (ran / "small/summary.json").read_bytes()
     run_experiments([written(tmp_path, seeds=[0, 1, 2], others={})], ran, processes=2)
+    (ran / "small/summary.json").write_bytes(summary)  # of other tests
     after = {path: path.stat().st_mtime_ns for path in (ran / "small" / "trials").glob("*/facts.json")}
     assert {path: after[path] for path in before} == before
     assert sorted(read_facts(path.parent)["seed"] for path in set(after) - set(before)) == [2, 2]
@@ -285,15 +294,38 @@ def test_the_page_has_every_rankers_figures(ran):
         assert f"| {ranker} | {summary['rankers'][ranker]['trainable']:,} |" in text
     assert f"cold: {summary['slices']['cold']['rows']:,} rows" in text
     assert SMALL["claim"] in text
-    assert summary["trained"] == [{"machine": machine_kind(), "device": "cpu", "at_once": 2, "trainings": 6}]
-    assert f"each counted by itself: 6 on {machine_kind()}, 2 at once.\n" in text
-    places = [{"machine": "a", "device": "cpu", "at_once": 1, "trainings": 2}, {"machine": "b", "device": "cuda", "at_once": 4, "trainings": 4}]
-    assert ("itself: 2 on a; 4 on b, 4 at once on one GPU, so that their seconds do not compare rankers.\n"
-            in experiment_text("small", {**summary, "trained": places}))
+    seconds = sum(one.facts["seconds"] for each in outcomes_of(ran).values() for one in each)
+    assert summary["trained"] == [{"machine": machine_kind(), "device": "cpu", "at_once": 2, "trainings": 6, "minutes": round(seconds / 60)}]
+    assert f"each counted by itself: 6 in {seconds / 60:.0f} minutes on {machine_kind()}, 2 at once.\n" in text
     facts = summary["rankers"][DEFAULT]
     assert set(facts["shared_buckets"]) == {"user_id", "username", "illust_id", "artist_id", "tags"}
     told = {**summary, "rankers": {**summary["rankers"], DEFAULT: {**facts, "shared_buckets": {"user_id": 0.25, "tags": 0.0}}}}
     assert "Hash collisions of the default: 25.0% of user_id.\n" in experiment_text("small", told)
+
+
+def test_seconds_are_those_of_one_place_and_cpus_come_first(ran, tmp_path):
+    """A GPU that several share makes each wait: the mean of its seconds and a CPU's is nobody's."""
+    config, outcomes = load_config(written(tmp_path), [], ExperimentConfig), outcomes_of(ran)
+    for each in outcomes.values():
+        each[0].facts.update(seconds=30.0, rows=300, epochs=1)
+        each[1].facts.update(seconds=600.0, machine="many cores, a GPU", device="cuda", at_once=9)
+    outcomes["ids"][0].facts.update(outcomes["ids"][1].facts)
+    summary = {**summary_of(ran), **summarise(open_data(config, ran / "small"), outcomes)}
+    assert [(each["device"], each["trainings"], each["minutes"]) for each in summary["trained"]] == [("cpu", 2, 1), ("cuda", 4, 40)]
+    assert [summary["rankers"][name]["seconds"] for name in ("umair", "ids")] == [30.0, None]
+    assert [summary["rankers"][name]["rows_per_second"] for name in ("umair", "ids")] == [10, None]
+    text = experiment_text("small", summary)
+    assert "; 4 in 40 minutes on many cores, a GPU, 9 at once on one GPU, so that their seconds do not compare rankers.\n" in text
+    assert f"\nSeconds and rows a second: of those on {machine_kind()}.\n" in text
+
+
+def test_the_page_says_what_the_kept_epochs_reached_in_validation(ran):
+    """By which rankers are to be chosen; their test rows are for reporting."""
+    ids = [each.facts for each in outcomes_of(ran)["ids"]]
+    wanted = np.mean([each["valid"][each["kept_epoch"] - 1]["rankers"]["main"]["auc"] for each in ids])
+    found = summary_of(ran)["rankers"]["ids"]
+    assert found["valid_auc"] == pytest.approx(wanted, abs=1e-5)
+    assert f"| {found['valid_auc']:.4f}, {found['valid_log_loss']:.4f} |" in experiment_text("small", summary_of(ran))
 
 
 def test_what_other_experiments_found_stays_in_the_summary(ran, tmp_path):
@@ -322,12 +354,23 @@ def test_a_published_claim_holds_fails_or_cannot_be_told():
     assert _published({}, measured) == []
 
 
-def test_the_mean_of_drawn_seeds_varies_as_the_mean_of_seeds_does():
-    """Five figures 0, 1, 3, 4, 7: their mean's standard error is the root of 7.5 / 5, 1.225; five drawn ones would give 1.095."""
+def test_the_interval_over_seeds_is_students():
+    """Five figures 0, 1, 3, 4, 7: their mean 3 has the standard error 1.2247, and 2.776 of those are Student's for four degrees of
+    freedom; two figures 0, 2: mean 1, error 1, 12.71 of those; one figure says nothing of others."""
     logit_N = np.array([0.0, 1.0])
-    replicates = _Replicates(np.array([0, 1]), np.array([0, 1]), {"umair": [logit_N] * 5})
-    mean_R = replicates._over_seeds([np.full(REPLICATES, value) for value in (0.0, 1.0, 3.0, 4.0, 7.0)])
-    assert mean_R.std() == pytest.approx(1.225, rel=0.07)
+    for figures, half, within in (((0.0, 1.0, 3.0, 4.0, 7.0), 3.400, 0.15), ((0.0, 2.0), 12.71, 0.3), ((5.0,), 0.0, 0.0)):
+        replicates = _Replicates(np.array([0, 1]), np.array([0, 1]), {"umair": [logit_N] * len(figures)})
+        drawn_D = replicates._over_seeds([np.full(REPLICATES, value) for value in figures])
+        low, high = np.quantile(drawn_D, [0.025, 0.975])
+        assert (high - low) / 2 == pytest.approx(half, rel=within)
+        assert (high + low) / 2 == pytest.approx(np.mean(figures), abs=0.15 * half)
+
+
+def test_seeds_of_two_rankers_are_weighed_alike():
+    """A ranker that is 0.1 behind with every seed is 0.1 behind in every replicate, however much seeds vary."""
+    replicates = _Replicates(np.array([0, 1]), np.array([0, 1]), {"umair": [np.array([0.0, 1.0])] * 3})
+    best, worse = ([np.full(REPLICATES, value - gap) for value in (0.5, 0.7, 0.9)] for gap in (0.0, 0.1))
+    np.testing.assert_allclose(replicates._over_seeds(best) - replicates._over_seeds(worse), 0.1)
 
 
 def test_the_gauc_of_a_replicate_counts_each_user_as_often_as_it_was_drawn():

@@ -12,13 +12,13 @@ from umair.experiments.config import DEFAULT
 Line = dict[str, Any]
 ABOUT = """
 Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
-default less the ranker's on the same rows, with a 95 % interval over resampled users (and over seeds, as far as so few can
-say; one seed says nothing of other seeds). *Way* is (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and
-to what can be learned: a ridge regression for each user on the world's own factors (of a drawn world also on what its tags
-name and on its artist, where the validation window says that they help), from the training rows (for the cold rows one
-without popularity, of which training rows say nothing). That reference stops learning where the training window ends;
-rankers read counters and the user's history up to the row, so they can pass it. Cold: no training row is about the
-illustration.
+default less the ranker's on the same rows, with a 95 % interval over resampled users (not over illustrations: it holds for
+these) and over seeds, by Student's t, which makes that of two seeds very wide; one seed says nothing of others. *Way* is
+(AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and to what can be learned: a ridge regression for each
+user on the world's own factors (of a drawn world also on what its tags name and on its artist, where the validation window
+says that they help), from the training rows (for the cold rows one without popularity, of which training rows say nothing).
+That reference stops learning where the training window ends; rankers read counters and the user's history up to the row, so
+they can pass it. Cold: no training row is about the illustration.
 """
 
 
@@ -45,13 +45,13 @@ def headline(summaries: dict[str, Line]) -> Line:
 def experiment_text(name: str, summary: Line) -> str:
     """The part of the page on one experiment."""
     seeds = ", ".join(map(str, summary["seeds"]))
-    minutes = sum(each["seconds"] * len(summary["seeds"]) for each in summary["rankers"].values()) / 60
-    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}; all trainings together took {minutes:.0f} "
-             f"minutes, each counted by itself: {'; '.join(map(_place, summary['trained']))}.", ""]
+    trained = "; ".join(map(_place, summary["trained"]))
+    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}. Trainings, whose minutes are each counted by "
+             f"itself: {trained}.", ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
     parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
-    return "\n".join([*parts, *_facts(summary["rankers"])])
+    return "\n".join([*parts, *_facts(summary["rankers"], summary["trained"])])
 
 
 def _place(trained: Line) -> str:
@@ -61,7 +61,7 @@ def _place(trained: Line) -> str:
         shared = f", {trained['at_once']} at once"
         if trained["device"] == "cuda":
             shared += " on one GPU, so that their seconds do not compare rankers"
-    return f"{trained['trainings']} on {trained['machine']}{shared}"
+    return f"{trained['trainings']} in {trained['minutes']} minutes on {trained['machine']}{shared}"
 
 
 def _slice(name: str, found: Line) -> list[str]:
@@ -105,18 +105,21 @@ def _claim(gap: float, found: Line) -> str:
     return "holds" if low > 0 else "fails" if high < 0 else "cannot tell"
 
 
-def _facts(rankers: dict[str, Line]) -> list[str]:
-    heads = ["ranker", "weights", "seconds a training", "rows a second", "best epochs", "match agrees",
-             "contribution agrees"]
+def _facts(rankers: dict[str, Line], trained: list[Line]) -> list[str]:
+    heads = ["ranker", "weights", "seconds a training", "rows a second", "best epochs", "AUC, log loss in validation",
+             "match agrees", "contribution agrees"]
+    where = f"\nSeconds and rows a second: of those on {trained[0]['machine']}." if len(trained) > 1 else ""
     lines = ["### What they cost, and whose weights follow the truth", "",
              "Agreement: the correlation over users of what a modality counts (match: how much its part of the logit",
-             f"varies; contribution: its mean weight) with the weight that the world gave that user.{_sharing(rankers)}", "",
+             "varies; contribution: its mean weight) with the weight that the world gave that user. Validation: the window",
+             f"by which the best epoch is chosen, and by which rankers should be.{_sharing(rankers)}{where}", "",
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
-        lines.append(_row([name, f"{each['trainable']:,}", f"{each['seconds']:.0f}",
-                           f"{each['rows_per_second']:,}", ", ".join(map(str, each["kept_epochs"])),
-                           _agreement(each.get("match_agreement")),
-                           _agreement(each.get("contribution_agreement"))]))
+        timed = [f"{each[key]:{form}}" if each[key] is not None else ""
+                 for key, form in (("seconds", ".0f"), ("rows_per_second", ","))]
+        lines.append(_row([name, f"{each['trainable']:,}", *timed, ", ".join(map(str, each["kept_epochs"])),
+                           f"{each['valid_auc']:.4f}, {each['valid_log_loss']:.4f}",
+                           _agreement(each.get("match_agreement")), _agreement(each.get("contribution_agreement"))]))
     return [*lines, ""]
 
 

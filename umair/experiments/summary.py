@@ -1,13 +1,12 @@
 """What an experiment found: each ranker's measures, and its difference to the default on the same rows.
 
-A figure is the mean over seeds. Its interval comes from replicates in which users and seeds are both drawn anew, for all
-rankers alike, so that a difference is paired in both.
+A figure is the mean over seeds. Its interval comes from replicates in which users are drawn anew and seeds are weighed as
+Student's t says of their mean, for all rankers alike, so that a difference is paired in both.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,10 @@ from umair.experiments.config import DEFAULT
 from umair.experiments.data import COLD, NEW_USERS, Data
 from umair.experiments.trial import Outcome
 from umair.metrics import GroupedAuc, LogLoss, auc, auc_by_user, way
+from umair.training.loop import MAIN
 
-REPLICATES, CONFIDENCE = 200, 0.95
+REPLICATES, CONFIDENCE = 200, 0.95  # of users
+SEED_DRAWS = 10  # weights of seeds for each replicate of users
 FEWEST_ROWS = 20  # of a user whose weights are compared with the truth
 PLACE = ("machine", "device", "at_once")  # facts of a trial
 Line = dict[str, Any]
@@ -30,16 +31,22 @@ Array = npt.NDArray[Any]
 
 def summarise(data: Data, outcomes: dict[str, list[Outcome]]) -> Line:
     """`outcomes`: by ranker, one a seed, the seeds in the same order. -> slices with marks and lines, facts by ranker, and
-    where they were trained."""
+    where they were trained: the place first whose seconds the rankers' facts are."""
     slices = {name: _slice(data, outcomes, name, mask_N) for name, mask_N in data.slices.items()}
-    return {"slices": slices, "rankers": {name: _facts(data, each) for name, each in outcomes.items()},
-            "trained": _places([one.facts for each in outcomes.values() for one in each])}
+    trained = _places([one.facts for each in outcomes.values() for one in each])
+    return {"slices": slices, "trained": trained,
+            "rankers": {name: _facts(data, each, trained[0]) for name, each in outcomes.items()}}
 
 
 def _places(facts: list[dict[str, Any]]) -> list[Line]:
-    """How many trainings each machine made, on which device, and how many at once."""
-    found = Counter(tuple(each[key] for key in PLACE) for each in facts)
-    return [{**dict(zip(PLACE, place, strict=True)), "trainings": count} for place, count in sorted(found.items())]
+    """How many trainings each machine made, on which device, how many at once, and their minutes. CPUs come first: what
+    shares one GPU waits for it."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for each in facts:
+        found.setdefault(tuple(each[key] for key in PLACE), []).append(each["seconds"])
+    places = [{**dict(zip(PLACE, place, strict=True)), "trainings": len(seconds), "minutes": round(sum(seconds) / 60)}
+              for place, seconds in found.items()]
+    return sorted(places, key=lambda each: (each["device"] != "cpu", -each["trainings"], each["machine"], each["at_once"]))
 
 
 def _slice(data: Data, outcomes: dict[str, list[Outcome]], name: str, mask_N: Array) -> Line:
@@ -63,7 +70,8 @@ def _marks(data: Data, name: str, mask_N: Array) -> dict[str, float]:
 
 
 class _Replicates:
-    """Every ranker's AUC on one slice, for each seed, and in replicates of users and seeds that all share."""
+    """Every ranker's AUC on one slice, for each seed, and in replicates of users and seeds that all share. R of users, D of
+    users and seeds, S seeds."""
 
     def __init__(self, user_N: Array, label_N: Array, logits: dict[str, list[Array]]) -> None:
         self.label_N, self.logits = label_N, logits
@@ -71,8 +79,7 @@ class _Replicates:
         scores = {f"{ranker} {seed}": logit_N.astype(np.float64)
                   for ranker, each in logits.items() for seed, logit_N in enumerate(each)}
         self.aucs = resample_users(user_N, label_N, scores, replicates=REPLICATES, confidence=CONFIDENCE, seed=0)
-        drawn = max(1, self.seeds - 1)  # of n seeds n - 1, as the mean of n drawn ones varies by (n - 1) / n too little
-        self.drawn_RS = np.random.default_rng(1).integers(0, self.seeds, (REPLICATES, drawn))
+        self.weight_DS = seed_weights(self.seeds, REPLICATES * SEED_DRAWS)
         self.weight_UR = np.random.default_rng(2).poisson(1.0, (len(np.unique(user_N)), REPLICATES)).astype(np.float64)
         self.gaucs = {ranker: [_GroupedReplicates.of(user_N, label_N, logit_N, self.weight_UR) for logit_N in each]
                       for ranker, each in logits.items()}
@@ -84,7 +91,7 @@ class _Replicates:
         return float(np.mean(self.by_seed(ranker)))
 
     def replicate(self, ranker: str) -> Floats:
-        """AUC_R: each the mean over that replicate's seeds."""
+        """AUC_D: each over that replicate's users and weights of seeds."""
         return self._over_seeds([self.aucs.replicate_R[f"{ranker} {seed}"] for seed in range(self.seeds)])
 
     def gauc(self, ranker: str) -> float:
@@ -94,18 +101,30 @@ class _Replicates:
         return self._over_seeds([each.replicate_R for each in self.gaucs[ranker]])
 
     def _over_seeds(self, of_seeds: list[Floats]) -> Floats:
-        drawn_R: Floats = np.take_along_axis(np.stack(of_seeds, 1), self.drawn_RS, 1).mean(1)
-        return drawn_R
+        """From S arrays over R -> D: each replicate of users with SEED_DRAWS weights of seeds."""
+        drawn_D: Floats = (np.tile(np.stack(of_seeds, 1), (SEED_DRAWS, 1)) * self.weight_DS).sum(1)
+        return drawn_D
 
     def line(self, ranker: str) -> Line:
         gap = self.gauc(DEFAULT) - self.gauc(ranker)
         losses = [_log_loss(self.label_N, logit_N) for logit_N in self.logits[ranker]]
-        own_R = self.replicate(ranker)
-        return {"auc": _figure(self.mean(ranker), own_R), "auc_by_seed": [round(value, 5) for value in self.by_seed(ranker)],
-                "default_minus": _figure(self.mean(DEFAULT) - self.mean(ranker), self.replicate(DEFAULT) - own_R),
+        own_D = self.replicate(ranker)
+        return {"auc": _figure(self.mean(ranker), own_D), "auc_by_seed": [round(value, 5) for value in self.by_seed(ranker)],
+                "default_minus": _figure(self.mean(DEFAULT) - self.mean(ranker), self.replicate(DEFAULT) - own_D),
                 "gauc": round(self.gauc(ranker), 5),
                 "gauc_default_minus": _figure(gap, self.gauc_replicate(DEFAULT) - self.gauc_replicate(ranker)),
                 "log_loss": round(float(np.mean(losses)), 5)}
+
+
+def seed_weights(seeds: int, draws: int) -> Floats:
+    """weight_DS, each draw's with sum 1: of any S figures the weighted sum varies about their mean as Student's t with S - 1
+    degrees of freedom times their deviation over the root of S. One seed has the weight 1, as it says nothing of others."""
+    rng = np.random.default_rng(1)
+    if seeds == 1:
+        return np.ones((draws, 1))
+    normal_DS, squares_D = rng.standard_normal((draws, seeds)), rng.chisquare(seeds - 1, draws)
+    weight_DS: Floats = 1 / seeds + (normal_DS - normal_DS.mean(1, keepdims=True)) / np.sqrt(seeds * squares_D)[:, None]
+    return weight_DS
 
 
 @dataclass(frozen=True)
@@ -135,12 +154,22 @@ def _log_loss(label_N: Array, logit_N: Array) -> float:
     return LogLoss.of(label_N, 1 / (1 + np.exp(-logit_N.astype(np.float64)))).mean
 
 
-def _facts(data: Data, outcomes: list[Outcome]) -> Line:
+def _facts(data: Data, outcomes: list[Outcome], timed: Line) -> Line:
+    """`timed`: the place whose seconds count; None where it trained no seed of this ranker."""
     facts = [each.facts for each in outcomes]
-    return {"trainable": facts[0]["trainable"], "seconds": round(float(np.mean([each["seconds"] for each in facts])), 1),
-            "rows_per_second": round(float(np.mean([each["rows"] * each["epochs"] / each["seconds"] for each in facts]))),
-            "kept_epochs": [each["kept_epoch"] for each in facts], "shared_buckets": facts[0]["shared_buckets"],
-            **_agreements(data, outcomes)}
+    there = [each for each in facts if all(each[key] == timed[key] for key in PLACE)]
+    seconds = round(float(np.mean([each["seconds"] for each in there])), 1) if there else None
+    rate = round(float(np.mean([each["rows"] * each["epochs"] / each["seconds"] for each in there]))) if there else None
+    return {"trainable": facts[0]["trainable"], "seconds": seconds, "rows_per_second": rate,
+            "kept_epochs": [each["kept_epoch"] for each in facts], **_validated(facts),
+            "shared_buckets": facts[0]["shared_buckets"], **_agreements(data, outcomes)}
+
+
+def _validated(facts: list[dict[str, Any]]) -> Line:
+    """What the kept epochs reached on the validation window, by which whoever chooses between rankers should."""
+    kept = [next(epoch["rankers"][MAIN] for epoch in each["valid"] if epoch["epoch"] == each["kept_epoch"])
+            for each in facts]
+    return {f"valid_{name}": round(float(np.mean([each[name] for each in kept])), 5) for name in ("auc", "log_loss")}
 
 
 def _agreements(data: Data, outcomes: list[Outcome]) -> Line:
