@@ -46,8 +46,8 @@ def experiment_text(name: str, summary: Line) -> str:
     """The part of the page on one experiment."""
     seeds = ", ".join(map(str, summary["seeds"]))
     trained = "; ".join(map(_place, summary["trained"]))
-    parts = [f"## {name}", "", f"To be shown: {summary['claim']}. Seeds {seeds}. Trainings, each counted by itself: {trained}.",
-             ""]
+    said = f"To be shown: {summary['claim']}. Seeds {seeds}. Trainings, each counted by itself: {trained}."
+    parts = [f"## {name}", "", said, ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
     parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
