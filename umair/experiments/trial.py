@@ -27,9 +27,9 @@ SCORING_BATCH = 4_096  # rows
 AUTHORS_BATCH = 512  # rows that the authors score together (spec: their weights are a mean over the batch)
 CODE = (  # what a trial's scores depend on beside its configuration and rows; not the encoders, whose vectors the rows have,
     # nor presets, which are keys of the configuration
-    "baselines", "model/batch.py", "model/compact.py", "model/contribution.py", "model/cross_network.py", "model/listed.py",
-    "model/match.py", "model/new_ids.py", "model/norm.py", "model/profiles.py",
-    "model/projection.py", "model/ranker.py",
+    "experiments/trial.py", "metrics.py", "baselines",
+    "model/batch.py", "model/compact.py", "model/contribution.py", "model/cross_network.py", "model/listed.py",
+    "model/match.py", "model/new_ids.py", "model/norm.py", "model/profiles.py", "model/projection.py", "model/ranker.py",
     "training/ahead.py", "training/buckets.py", "training/checkpoint.py", "training/features.py", "training/feed.py",
     "training/inputs.py", "training/lookup.py", "training/loop.py", "training/packing.py", "training/ranks.py",
     "training/reader.py", "training/row_adam.py", "training/schedule.py", "training/shares.py", "training/trainee.py",

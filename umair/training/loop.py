@@ -83,8 +83,8 @@ class TrainingConfig(Section):
         return Path(self.features) if self.features else root / "features"
 
     def by_whomever(self) -> TrainingConfig:
-        """The same, whoever trains it: without what changes seconds, and weights only by rounding, by a rank's rows and by the
-        random numbers that a device draws for dropout."""
+        """The same, whoever trains it: without what changes seconds, and weights only by rounding, by a rank's rows and by
+        the random numbers that a device draws for dropout."""
         return self.model_copy(update={"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None,
                                        "resident": False})
 
