@@ -185,6 +185,22 @@ def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatc
     assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
 
 
+def test_a_score_that_is_no_number_names_the_epoch_and_the_checkpoint_before_it(store, tmp_path, monkeypatch):
+    """Twelve steps an epoch, checkpoints after every fifth; the second epoch's validation window has interests that are no numbers."""
+    score, seen = Trainee.score, []
+
+    def poisoned(trainee, batch):
+        seen.append(batch)
+        nothing = float("nan") if len(seen) == 2 else 1.0
+        return score(trainee, replace(batch, long_interest_BD=batch.long_interest_BD * nothing))
+
+    monkeypatch.setattr(Trainee, "score", poisoned)
+    with pytest.raises(ContractError, match=r"ranker 'main' on the validation window after epoch 2: found a score that is not a number; "
+                       r"expected finite scores\..*last good checkpoint is kept: \S+/step-00000022$"):
+        train_rankers(Ranks(), **arguments(store, tmp_path / "poisoned"))
+    assert not (tmp_path / "poisoned").exists()
+
+
 def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):
     given = arguments(store, tmp_path / "x")
     with pytest.raises(ContractError, match=r"4 files with rows for 5 ranks.*windows\.files to 5"):
