@@ -179,9 +179,25 @@ def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatc
                 next(trainee.ranker.parameters()).view(-1)[0] = float("inf")
 
     monkeypatch.setattr(Trainee, "step", ruinous)
-    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights that are not finite, first \S+; expected finite "
-                                            r"weights.*last good checkpoint is kept: there is none yet"):
+    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights or statistics that are not finite, first \S+; "
+                                            r"expected finite ones.*last good checkpoint is kept: there is none yet"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1))
+    assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
+
+
+@dataclass(frozen=True)
+class BesideARuined(Ranks):
+    """Alone, as if beside a rank whose statistics are infinite, so that the mean of both is."""
+
+    def share_statistics(self, module: torch.nn.Module) -> None:
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.fill_(float("inf"))
+
+
+def test_statistics_that_another_rank_has_ruined_are_not_kept(store, tmp_path):
+    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights or statistics that are not finite, first \S+running_var;"):
+        train_rankers(BesideARuined(), **arguments(store, tmp_path / "ruined", epochs=1))
     assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
 
 

@@ -170,11 +170,11 @@ class _Run:
         return {name: (trainee.ranker, trainee.optimizer) for name, trainee in self.trainees.items()}
 
     def _save(self) -> None:
-        """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights, and
-        refuse alike those that are not finite."""
+        """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights and,
+        once shared, the same statistics, and refuse alike those that are not finite."""
+        self._share_statistics()
         for trainee in self.trainees.values():
             trainee.require_finite(self.steps_done, self._kept)
-        self._share_statistics()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
                      "ranks": self.ranks.count}
