@@ -10,6 +10,7 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from small_store import RANKER, RIVAL, draw_store, inputs_of
 from umair.errors import ContractError
 from umair.model.ranker import RankerConfig
 from umair.storage import Store
+from umair.training import loop
 from umair.training.loop import TrainingConfig, load_ranker, train_rankers
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.trainee import Trainee
@@ -215,6 +217,18 @@ def test_a_score_that_is_no_number_names_the_epoch_and_the_checkpoint_before_it(
                        r"expected finite scores\..*last good checkpoint is kept: \S+/step-00000022$"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "poisoned"))
     assert not (tmp_path / "poisoned").exists()
+
+
+def test_a_rank_with_fewer_validation_rows_than_steps_scores_those_it_has(store, tmp_path, monkeypatch):
+    """The second of two ranks, with two rows beside a file of 75: these take four steps of at most 20 rows."""
+    monkeypatch.setattr(loop, "VALIDATION_BATCH", 20)
+    given, few = arguments(store, tmp_path / "few", epochs=1), str(tmp_path / "few.parquet")
+    file, rows = next(iter(given["inputs"].rows_by_file["valid"].items()))
+    assert rows == 75
+    pq.write_table(pq.read_table(file).slice(0, 2), few)
+    by_file = {**given["inputs"].rows_by_file, "valid": {file: rows, few: 2}}
+    facts = train_rankers(Ranks(index=1, count=2), **{**given, "inputs": replace(given["inputs"], rows_by_file=by_file)})
+    assert facts["valid"][-1]["rows"] == 2
 
 
 def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):
