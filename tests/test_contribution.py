@@ -188,6 +188,28 @@ def test_the_authors_batch_mean_by_hand_and_that_rows_feel_each_other(inputs):
     torch.testing.assert_close(expert(*alone)[0], AttentionExpert(WIDTH, 0.5, scaled=False).eval()(*alone)[0])
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_authors_batch_mean_gates_each_row_by_the_mean_of_all_users_gates(inputs, scaled):
+    """Row b's gate is the mean over the users q of softmax_k(u_q . what expert k found for row b): spec, pitfall 1."""
+    user_BD, modality_BMD, known_BM = inputs
+    torch.manual_seed(0)
+    experts = [AttentionExpert(WIDTH, 0.5, scaled=False, projected=True).eval() for _ in range(2)]
+    mixture = ExpertContribution(experts, scaled=scaled, batch_mean=True)
+    found, weights = (np.stack([part.detach().double().numpy() for part in parts], 1)
+                      for parts in zip(*(expert(*inputs) for expert in experts), strict=True))  # [B, K, D], [B, K, M]
+    mixed_BD, weight_BM = mixture(*inputs)
+    own = []
+    for row in range(ROWS):
+        score = np.array([found[row] @ user for user in user_BD.double().numpy()]) / (WIDTH ** 0.5 if scaled else 1)  # [users, K]
+        gate = np.exp(score) / np.exp(score).sum(1, keepdims=True)
+        own.append(gate[row] @ found[row])
+        np.testing.assert_allclose(mixed_BD[row].detach().numpy(), gate.mean(0) @ found[row], atol=1e-6)
+        np.testing.assert_allclose(weight_BM[row].detach().numpy(), gate.mean(0) @ weights[row], atol=1e-6)
+    assert abs(mixed_BD.detach().numpy() - own).max() > 0.01  # what the rows' own users would have
+    strangers_BD = torch.cat([-user_BD[:1], user_BD[1:]])
+    assert not torch.allclose(mixture(strangers_BD, modality_BMD, known_BM)[0][1], mixed_BD[1])
+
+
 def test_plain_attention_fusion_weighs_by_the_illustration_alone(inputs):
     user_BD, modality_BMD, known_BM = inputs
     fusion = ItemContribution(WIDTH)

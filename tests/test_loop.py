@@ -10,6 +10,7 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from small_store import RANKER, RIVAL, draw_store, inputs_of
 from umair.errors import ContractError
 from umair.model.ranker import RankerConfig
 from umair.storage import Store
+from umair.training import loop
 from umair.training.loop import TrainingConfig, load_ranker, train_rankers
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.trainee import Trainee
@@ -179,10 +181,54 @@ def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatc
                 next(trainee.ranker.parameters()).view(-1)[0] = float("inf")
 
     monkeypatch.setattr(Trainee, "step", ruinous)
-    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights that are not finite, first \S+; expected finite "
-                                            r"weights.*last good checkpoint is kept: there is none yet"):
+    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights or statistics that are not finite, first \S+; "
+                                            r"expected finite ones.*last good checkpoint is kept: there is none yet"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1))
     assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
+
+
+@dataclass(frozen=True)
+class BesideARuined(Ranks):
+    """Alone, as if beside a rank whose statistics are infinite, so that the mean of both is."""
+
+    def share_statistics(self, module: torch.nn.Module) -> None:
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.fill_(float("inf"))
+
+
+def test_statistics_that_another_rank_has_ruined_are_not_kept(store, tmp_path):
+    with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights or statistics that are not finite, first \S+running_var;"):
+        train_rankers(BesideARuined(), **arguments(store, tmp_path / "ruined", epochs=1))
+    assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
+
+
+def test_a_score_that_is_no_number_names_the_epoch_and_the_checkpoint_before_it(store, tmp_path, monkeypatch):
+    """Twelve steps an epoch, checkpoints after every fifth; the second epoch's validation window has interests that are no numbers."""
+    score, seen = Trainee.score, []
+
+    def poisoned(trainee, batch):
+        seen.append(batch)
+        nothing = float("nan") if len(seen) == 2 else 1.0
+        return score(trainee, replace(batch, long_interest_BD=batch.long_interest_BD * nothing))
+
+    monkeypatch.setattr(Trainee, "score", poisoned)
+    with pytest.raises(ContractError, match=r"ranker 'main' on the validation window after epoch 2: found a score that is not a number; "
+                       r"expected finite scores\..*last good checkpoint is kept: \S+/step-00000022$"):
+        train_rankers(Ranks(), **arguments(store, tmp_path / "poisoned"))
+    assert not (tmp_path / "poisoned").exists()
+
+
+def test_a_rank_with_fewer_validation_rows_than_steps_scores_those_it_has(store, tmp_path, monkeypatch):
+    """The second of two ranks, with two rows beside a file of 75: these take four steps of at most 20 rows."""
+    monkeypatch.setattr(loop, "VALIDATION_BATCH", 20)
+    given, few = arguments(store, tmp_path / "few", epochs=1), str(tmp_path / "few.parquet")
+    file, rows = next(iter(given["inputs"].rows_by_file["valid"].items()))
+    assert rows == 75
+    pq.write_table(pq.read_table(file).slice(0, 2), few)
+    by_file = {**given["inputs"].rows_by_file, "valid": {file: rows, few: 2}}
+    facts = train_rankers(Ranks(index=1, count=2), **{**given, "inputs": replace(given["inputs"], rows_by_file=by_file)})
+    assert facts["valid"][-1]["rows"] == 2
 
 
 def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_path):

@@ -14,7 +14,7 @@ from batches import WIDTHS, loss_after, random_batch, small, where_known
 from umair.baselines.dcn import CrossNet
 from umair.baselines.difm import HEAD_WIDTH, HEADS, SelfAttention
 from umair.baselines.fibinet import Bilinear, SqueezeExcite
-from umair.baselines.final_mlp import Fusion, Gate
+from umair.baselines.final_mlp import FIRST, SECOND, Fusion, Gate
 from umair.baselines.rival import Rival
 from umair.baselines.rivals import RIVALS
 from umair.baselines.xdeepfm import MAPS, InteractionNetwork
@@ -116,6 +116,148 @@ def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:
                     double(fusion.bilinear_HXY), double(fusion.bias_H), strict=True)
         expected.append(sum(bias + a @ o + b @ p + o @ w @ p for o, p, a, b, w, bias in heads))
     np.testing.assert_allclose(double(fusion(first, second)), expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- whole logits, in float64 from the weights' names alone
+Weights = dict[str, Any]
+
+
+def drawn(form: str, **changes: object) -> Rival:
+    """In evaluation mode; weights are drawn that start as constants, running statistics are those of another batch."""
+    model = rival(form, embedding_std=0.5, deep_dropout=0, **changes)
+    for weight in model.parameters():
+        if weight.unique().numel() == 1:
+            torch.nn.init.normal_(weight, std=0.5)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.momentum = 1
+    model(random_batch(rows=50, seed=1))
+    return model.eval()
+
+
+def rows_of(table: Any, sizes: list[int], *bucket_BF: torch.Tensor) -> Any:
+    """[B, F, E]: rows of a table in which those of each field follow those of the field before."""
+    return table[np.concatenate(bucket_BF, 1) + np.cumsum([0, *sizes[:-1]])]
+
+
+def fields_by_hand(w: Weights, model: Rival, batch: Any) -> Any:
+    config = model.config
+    user, item = list(config.user_fields.values()), list(config.item_fields.values())
+    if config.inputs == "authors":
+        rows = rows_of(w["fields.rows.rows.weight"], user + item, batch.user_fields_BF, batch.item_fields_BF)
+        tags = w["fields.tags.rows.weight"][np.concatenate([batch.user_tags_BT, batch.item_tags_BT], 1)]
+        bias = w["fields.bias_FE"]
+        return np.maximum(np.concatenate([rows + bias[:-1], tags + bias[-1]], 1), 0)
+    return np.concatenate([part for kind, sizes, fields_BF, tags_BT in (
+        ("user", user, batch.user_fields_BF, batch.user_tags_BT), ("item", item, batch.item_fields_BF, batch.item_tags_BT))
+        for part in (rows_of(w[f"fields.{kind}_profile.fields.rows.weight"], sizes, fields_BF),
+                     w[f"fields.{kind}_profile.tags.rows.weight"][tags_BT])], 1)
+
+
+def linear_by_hand(w: Weights, model: Rival, batch: Any) -> Any:
+    config = model.config
+    sizes = [*config.user_fields.values(), *[config.tag_buckets] * 8, *config.item_fields.values(), *[config.tag_buckets] * 4]
+    return rows_of(w["linear.weights.rows.weight"], sizes, batch.user_fields_BF, batch.user_tags_BT, batch.item_fields_BF,
+                   batch.item_tags_BT).sum((1, 2))
+
+
+def dense(w: Weights, name: str, x: Any) -> Any:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+
+
+def hidden(w: Weights, name: str, layers: int, x: Any) -> Any:
+    """Dense, batch norm, ReLU, and a dropout that is still."""
+    for place in range(0, 4 * layers, 4):
+        norm = f"{name}.{place + 1}"
+        x = (dense(w, f"{name}.{place}", x) - w[f"{norm}.running_mean"]) / np.sqrt(w[f"{norm}.running_var"] + 1e-5)
+        x = np.maximum(x * w[f"{norm}.weight"] + w[f"{norm}.bias"], 0)
+    return x
+
+
+def softmax(x: Any) -> Any:
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def dcn(w: Weights, fields: Any) -> Any:
+    x = x0 = fields.reshape(len(fields), -1)
+    for weight, bias in zip(w["cross.weight_LD"], w["cross.bias_LD"], strict=True):
+        x = x0 * (x @ weight)[:, None] + bias + x
+    return dense(w, "out", np.concatenate([x, hidden(w, "deep", 2, x0)], 1))[:, 0]
+
+
+def dcn_v2(w: Weights, fields: Any) -> Any:
+    x = x0 = fields.reshape(len(fields), -1)
+    for layer in range(2):
+        gate = softmax(dense(w, "cross.gate", x))
+        down, core, up, bias = (w[f"cross.{name}"][layer] for name in ("down_LDER", "core_LERR", "up_LERD", "bias_LD"))
+        x = x + sum(gate[:, e, None] * x0 * (np.tanh(np.tanh(x @ down[:, e]) @ core[e]) @ up[e] + bias) for e in range(2))
+    return dense(w, "out", np.concatenate([x, hidden(w, "deep", 2, x0)], 1))[:, 0]
+
+
+def xdeepfm(w: Weights, fields: Any) -> Any:
+    maps, sums = fields, []
+    for layer in range(len(MAPS)):
+        maps = np.einsum("hij,bie,bje->bhe", w[f"interactions.weights.{layer}"], maps, fields, optimize=True)
+        sums.append(maps.sum(2))
+    flat = fields.reshape(len(fields), -1)
+    return (dense(w, "out", np.concatenate(sums, 1)) + dense(w, "deep.8", hidden(w, "deep", 2, flat)))[:, 0]
+
+
+def fibinet(w: Weights, fields: Any) -> Any:
+    weight = np.maximum(dense(w, "weigh.excite", np.maximum(dense(w, "weigh.squeeze", fields.mean(2)), 0)), 0)
+    pairs = [(each[:, i] @ w[name][i]) * each[:, j] for name, each in (
+        ("pairs.weight_FEE", fields), ("weighed_pairs.weight_FEE", fields * weight[:, :, None]))
+        for i, j in itertools.combinations(range(fields.shape[1]), 2)]
+    return dense(w, "deep.8", hidden(w, "deep", 2, np.concatenate(pairs, 1)))[:, 0]
+
+
+def difm(w: Weights, fields: Any) -> Any:
+    count, flat = fields.shape[1], fields.reshape(len(fields), -1)
+    query, key, value = (dense(w, f"attention.{name}", fields).reshape(len(fields), count, HEADS, HEAD_WIDTH)
+                         for name in ("query", "key", "value"))
+    seen = np.einsum("bhfg,bgha->bfha", softmax(np.einsum("bfha,bgha->bhfg", query, key) / HEAD_WIDTH ** 0.5), value)
+    found = np.maximum(seen.reshape(len(fields), count, -1) + dense(w, "attention.residual", fields), 0)
+    weight = dense(w, "by_vector", found.reshape(len(fields), -1)) + dense(w, "by_bit", hidden(w, "deep", 2, flat))
+    weighed = fields * weight[:, :, None]
+    return sum((weighed[:, i] * weighed[:, j]).sum(1) for i, j in itertools.combinations(range(count), 2))
+
+
+def final_mlp(w: Weights, fields: Any) -> Any:
+    flat, found = fields.reshape(len(fields), -1), []
+    for place, widths in enumerate((FIRST, SECOND)):
+        gate = 2 / (1 + np.exp(-dense(w, f"gates.{place}.weigh", w[f"gates.{place}.context_F"])))
+        layers = len(widths) - 1  # the last is dense alone
+        last = dense(w, f"streams.{place}.{4 * layers}", hidden(w, f"streams.{place}", layers, flat * gate))
+        found.append(last.reshape(len(fields), 2, -1))  # two heads
+    one, other = found
+    return (np.einsum("bhx,hxy,bhy->b", one, w["fuse.bilinear_HXY"], other) + np.einsum("bhx,hx->b", one, w["fuse.first_HX"])
+            + np.einsum("bhy,hy->b", other, w["fuse.second_HY"]) + w["fuse.bias_H"].sum())
+
+
+JUDGES = {"dcn": dcn, "dcn_v2": dcn_v2, "xdeepfm": xdeepfm, "fibinet": fibinet, "difm": difm, "final_mlp": final_mlp}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inputs", ["ids", "authors"])
+def test_a_rivals_logit_is_what_its_paper_says_of_fields_and_a_linear_part(form: str, inputs: str) -> None:
+    model, batch = drawn(form, inputs=inputs), random_batch()
+    weights = {name: double(tensor) for name, tensor in model.state_dict().items()}
+    expected = judged = JUDGES[form](weights, fields_by_hand(weights, model, batch))
+    if form != "final_mlp":
+        expected = judged + linear_by_hand(weights, model, batch)
+    assert judged.std() > 0.01  # a thousand times what it may be off
+    np.testing.assert_allclose(double(model(batch).logit_B), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_authors_inputs_are_embeddings_with_a_bias_and_a_relu() -> None:
+    """Of a field's embedding e and bias b max(e + b, 0); all twelve tags have one bias."""
+    model, batch = drawn("dcn", inputs="authors"), random_batch()
+    weights = {name: double(tensor) for name, tensor in model.state_dict().items()}
+    found = double(model.fields(batch))
+    np.testing.assert_allclose(found, fields_by_hand(weights, model, batch), atol=1e-6)
+    first = weights["fields.rows.rows.weight"][batch.user_fields_BF[0, 0]] + weights["fields.bias_FE"][0]
+    np.testing.assert_allclose(found[0, 0], np.maximum(first, 0), atol=1e-6)
+    assert 0.3 < (found == 0).mean() < 0.7
 
 
 # ---------------------------------------------------------------- the authors' squared weights

@@ -52,6 +52,13 @@ def test_shares_of_a_step_make_every_row_count_alike():
     assert sum(plan.share(1) / plan.sizes[1] * 7.0 for plan in plans) / 2 == pytest.approx(7.0 * 2 / 15)  # one row of each
 
 
+def test_a_rank_with_fewer_rows_than_steps_has_no_empty_batch():
+    """9,000 rows take three steps of at most 4,096; of two rows the first of three equal parts would be empty."""
+    plans = [plan_epoch({"a": 9_000, "b": 2}, 2, rank, 4_096) for rank in range(2)]
+    assert [plan.sizes for plan in plans] == [[3_000, 3_000, 3_000], [1, 1]]
+    assert {plan.steps for plan in plans} == {3}
+
+
 @pytest.mark.parametrize("rows_by_file", [{}, {"a": 10, "b": 10}, {"a": 10, "b": 10, "c": 0}])
 def test_a_rank_without_rows_is_an_error_that_says_how_many_files_it_takes(rows_by_file):
     with pytest.raises(ContractError, match=r"for 3 ranks; expected at least 3 files with rows.*windows\.files to 3"):

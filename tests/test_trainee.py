@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 
 import cloudpickle
 import pytest
@@ -131,6 +132,19 @@ def test_a_loss_that_is_no_number_is_laid_on_the_rank_and_step_where_it_began(sp
     assert first == second
     assert "step 12 on rank 1: found loss inf" in first
     assert "the last good checkpoint is kept: checkpoint-10" in first
+
+
+def test_statistics_that_an_enormous_input_leaves_are_refused_though_loss_and_weights_are_finite() -> None:
+    """1e30 has a square that float32 has not: the batch's variance is infinite, and what it divides is zero."""
+    of, batch = trainee(momentum=0.1), random_batch()
+    of.step(batch, seed=0)
+    of.require_finite(1, "checkpoint-1")
+    of.step(replace(batch, long_interest_BD=batch.long_interest_BD * 1e30), seed=1)
+    assert of.take_loss(2, "checkpoint-1") < 10
+    assert weights(of).isfinite().all()
+    with pytest.raises(ContractError, match=r"ranker 'main', step 2: found weights or statistics that are not finite, first user_tower\.1\.running_var; "
+                                            r"expected finite ones.*enormous vectors; the last good checkpoint is kept: checkpoint-1$"):
+        of.require_finite(2, "checkpoint-1")
 
 
 # ---------------------------------------------------------------- the optimiser

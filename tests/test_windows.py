@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import datetime, timedelta, timezone
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from build_windows import build_windows as build_windows_job
 from pyspark.sql import DataFrame, SparkSession
 from windows_by_hand import Event, expected_windows
 
+from umair.config import load_config
 from umair.errors import ContractError
-from umair.schema import EVENTS, SPLITS, WINDOW
+from umair.job import Config, Job, run_step
+from umair.schema import EVENTS, SPLITS, WINDOW, window_table
 from umair.weeks import Week
 from umair.windows.build import EARLIEST, WindowsConfig, build_windows, describe_windows, require_both_classes, split_bounds
 from umair.windows.files import deal, one_file_a_partition
@@ -216,3 +221,24 @@ def test_a_window_of_one_class_is_refused(positives):
     with pytest.raises(ContractError, match=rf"window_test: found 7 rows, {positives} of them bookmarks.*set windows.negatives"):
         require_both_classes(facts)
     require_both_classes({"train": facts["train"]})
+
+
+def test_the_job_commits_no_window_of_one_class(spark, tmp_path):
+    """Two views a split, of which the training and the test split each have one bookmarked: the validation split has none."""
+    moments = {"train": day(9), "valid": day(6), "test": day(2)}
+    assert all(start <= moments[split] < end for split, (start, end) in split_bounds(WEEK, SMALL).items())
+    events = [Event(0, 2 * place + one, "view", at) for place, at in enumerate(moments.values()) for one in range(2)]
+    events += [Event(0, 2 * place, "bookmark", at + timedelta(minutes=1)) for place, at in enumerate(moments.values()) if place != 1]
+    settings = [f"windows.{name}={json.dumps(value)}" for name, value in SMALL.model_dump().items()]
+    job = Job(load_config(Path(__file__).parent.parent / "conf/local.yaml", [f"root={tmp_path}", *settings], Config), WEEK)
+    job.spark = spark
+
+    def ingest_tables(job: Job) -> dict[str, Any]:
+        named = zip(("events", "illustrations"), frames(spark, events), strict=True)
+        return {"versions": {name: job.commit(name, frame).version for name, frame in named}}
+
+    run_step(job, ingest_tables)
+    with pytest.raises(ContractError, match=r"window_valid: found 2 rows, 0 of them bookmarks"):
+        run_step(job, build_windows_job)
+    assert not any(job.store.exists(window_table(split)) for split in SPLITS)
+    assert job.finished("build_windows") is None

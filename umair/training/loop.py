@@ -171,11 +171,11 @@ class _Run:
         return {name: (trainee.ranker, trainee.optimizer) for name, trainee in self.trainees.items()}
 
     def _save(self) -> None:
-        """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights, and
-        refuse alike those that are not finite."""
+        """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights and,
+        once shared, the same statistics, and refuse alike those that are not finite."""
+        self._share_statistics()
         for trainee in self.trainees.values():
             trainee.require_finite(self.steps_done, self._kept)
-        self._share_statistics()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
                      "ranks": self.ranks.count}
@@ -250,11 +250,22 @@ class _Run:
             for name, trainee in self.trainees.items():
                 scores[name].append(trainee.score(batch[name]))
         label_N = self.ranks.gather_rows(torch.cat(labels))
-        measures = {name: _measure(name, label_N, self.ranks.gather_rows(torch.cat(parts)))
+        measures = {name: self._measure(name, label_N, self.ranks.gather_rows(torch.cat(parts)))
                     for name, parts in scores.items()}
         self.valid.append({"epoch": self.position.epoch, "rows": len(label_N), "rankers": measures})
         self._keep_best()
         self.ranks.say("validation: " + "; ".join(f"{name} {_spell(measure)}" for name, measure in measures.items()))
+
+    def _measure(self, name: str, label_N: torch.Tensor, logit_N: torch.Tensor) -> dict[str, float | None]:
+        """Pure log loss, and AUC, which is None where one class is missing."""
+        if not logit_N.isfinite().all():
+            raise ContractError(f"ranker '{name}' on the validation window after epoch {self.position.epoch}",
+                                "a score that is not a number", "finite scores",
+                                "lower training.learning_rate, or look for vectors that are not finite; "
+                                f"the last good checkpoint is kept: {self._kept}")
+        area = auc(label_N.numpy(), logit_N.numpy())
+        loss = LogLoss.of(label_N.numpy(), logit_N.double().sigmoid().numpy()).mean
+        return {"log_loss": loss, "auc": None if math.isnan(area) else area}
 
     def _keep_best(self) -> None:
         """The first rank keeps the weights of the rankers whose newest epoch is their best."""
@@ -333,16 +344,6 @@ def _refuse_single_rows(rows_by_rank: list[int], steps: int) -> None:
     if min(rows_by_rank) < 2 * steps:
         raise ContractError("table 'window_train'", f"{min(rows_by_rank)} rows a rank in {steps} steps: a batch of one row",
                             "2 rows or more in every batch, for batch norm", "use a larger training.batch or fewer ranks")
-
-
-def _measure(name: str, label_N: torch.Tensor, logit_N: torch.Tensor) -> dict[str, float | None]:
-    """Pure log loss, and AUC, which is None where one class is missing."""
-    if not logit_N.isfinite().all():
-        raise ContractError(f"ranker '{name}' on the validation window", "a score that is not a number", "finite scores",
-                            "lower training.learning_rate")
-    area = auc(label_N.numpy(), logit_N.numpy())
-    loss = LogLoss.of(label_N.numpy(), logit_N.double().sigmoid().numpy()).mean
-    return {"log_loss": loss, "auc": None if math.isnan(area) else area}
 
 
 def _spell(measure: dict[str, float | None]) -> str:

@@ -56,8 +56,9 @@ class EpochPlan:
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each of this rank's batches."""
-        return step_sizes(self.rows_by_rank[self.rank], self.steps)
+        """Rows of each of this rank's batches, none of them empty: a rank with fewer rows than `steps`, which training
+        refuses and validation does not, has a batch for each row."""
+        return [size for size in step_sizes(self.rows_by_rank[self.rank], self.steps) if size]
 
     @property
     def rows(self) -> int:

@@ -126,11 +126,14 @@ class Trainee:
         return sum(losses) / len(losses)
 
     def require_finite(self, step: int, kept: str) -> None:
-        """Raises ContractError when a weight is not finite: a step's loss says nothing of the weights that it leaves."""
-        wrong = [name for name, weight in self.ranker.named_parameters() if not torch.isfinite(weight).all()]
+        """Raises ContractError when a weight or a running statistic is not finite: a step's loss says nothing of those
+        that it leaves."""
+        named = [*self.ranker.named_parameters(), *self.ranker.named_buffers()]
+        wrong = [name for name, tensor in named if not torch.isfinite(tensor).all()]
         if wrong:
-            raise ContractError(f"ranker '{self.name}', step {step}", f"weights that are not finite, first {wrong[0]}",
-                                "finite weights", "lower training.learning_rate, or set training.clip_norm; "
+            raise ContractError(f"ranker '{self.name}', step {step}",
+                                f"weights or statistics that are not finite, first {wrong[0]}", "finite ones",
+                                "lower training.learning_rate, set training.clip_norm, or look for enormous vectors; "
                                 f"the last good checkpoint is kept: {kept}")
 
     @torch.inference_mode()
