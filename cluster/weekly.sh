@@ -3,6 +3,7 @@
 # Usage: cluster/weekly.sh MASTER CONFIG WEEK [section.key=value ...]
 #   cluster/weekly.sh spark://head:7077 conf/cluster.yaml 2026-W10
 #   cluster/weekly.sh yarn conf/cluster.yaml 2026-W10      (the environment: see cluster/README.md)
+# --load-spark-defaults: else spark-submit leaves out spark-defaults.conf, which has the secret, where a properties file is named
 set -eu
 master=${1:?master}
 config=${2:?config}
@@ -16,7 +17,7 @@ sh cluster/java.sh --check
 run() {
     properties=$1 step=$2
     shift 2
-    spark-submit --master "$master" --properties-file "cluster/$properties.properties" \
+    spark-submit --load-spark-defaults --master "$master" --properties-file "cluster/$properties.properties" \
         "jobs/$step.py" --config "$config" --week "$week" "$@"
 }
 run embedding ingest_tables "$@"

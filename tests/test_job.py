@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +284,19 @@ def test_make_and_the_cluster_s_script_say_that_java_is_missing(tmp_path: Path) 
     assert fine.returncode == 0
     for script in ("Makefile", "cluster/weekly.sh"):
         assert "cluster/java.sh --check" in (ROOT / script).read_text(encoding="utf-8")
+
+
+def test_the_cluster_s_script_lets_spark_read_the_shared_secret(tmp_path: Path) -> None:
+    """Beside a properties file spark-submit leaves out spark-defaults.conf, unless it is told not to."""
+    flags = re.findall(r"^ +spark-submit (.*?)--master", (ROOT / "cluster/weekly.sh").read_text("utf-8"), re.M)
+    (tmp_path / "spark-defaults.conf").write_text("spark.authenticate.secret told\n", encoding="utf-8")
+    (tmp_path / "step.properties").write_text("spark.authenticate true\nspark.ui.enabled false\n", encoding="utf-8")
+    (tmp_path / "app.py").write_text("from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()\n"
+                                     "print(spark.sparkContext.getConf().get('spark.authenticate.secret'))\n", encoding="utf-8")
+    done = subprocess.run([str(Path(sys.executable).parent / "spark-submit"), *flags[0].split(), "--master", "local[1]", "--properties-file",
+                           str(tmp_path / "step.properties"), str(tmp_path / "app.py")], capture_output=True, text=True, check=False,
+                          env={**os.environ, "SPARK_CONF_DIR": str(tmp_path)})
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["told"]), done.stderr[-2000:]
 
 
 def test_what_goes_wrong_inside_a_step_is_not_taken_for_its_lock(tmp_path: Path) -> None:
