@@ -34,9 +34,12 @@ path=$PATH
 if [ -z "${HOROVOD_GPU_OPERATIONS:-}" ]; then  # a torch with CUDA beside an nvcc makes Horovod look for a whole CUDA toolkit
     path=$(printf '%s' "$PATH" | tr ':' '\n' | while read -r folder; do [ -x "$folder/nvcc" ] || printf '%s:' "$folder"; done)
     path=${path%:}
+    unset CUDA_HOME CUDA_PATH
+    # and torch looks into this folder unasked; a build for the CPU must not see it
+    printf 'import os.path\nthere = os.path.exists\nos.path.exists = lambda path: path != "/usr/local/cuda" and there(path)\n' > "$work/sitecustomize.py"
 fi
 echo "Horovod: building $version for $tag on $cores cores, 1 to 3 minutes; kept in $cache" >&2
-PATH="$(cd "$venv/bin" && pwd):$path" CXX="$work/cxx17" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$cores" \
+PYTHONPATH="$work" PATH="$(cd "$venv/bin" && pwd):$path" CXX="$work/cxx17" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$cores" \
 HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_GLOO=1 \
     "$python" -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir "$work/wheel" "horovod==$version" > "$work/log" 2>&1 || {
     cat "$work/log" >&2
