@@ -25,12 +25,13 @@ def targets_page() -> str:
     """The page, of the figures that there are now."""
     lines = ["# Asked and found", "",
              "Written by `python benchmarks/targets_page.py` from the figures of the pages that it names. Do not edit.", "",
-             "| what | asked: at least | found | | page |", "| --- | --- | --- | --- | --- |"]
+             "| what | asked: at least | found | verdict | page |", "| --- | --- | --- | --- | --- |"]
     for what, least, found, page in (*_rankers(), *_speed(), *_gpu()):
         lines.append(f"| {what} | {least:g} | {found:.3g} | {'reached' if found >= least else '**missed**'} | [{page}]({page}.md) |")
+    once = [each["once_over_row_by_row"] for each in _read(RESULTS / "train.json")["catalogue"].values()]
     lines += ["", "Not measured as asked: scoring with towers of users and illustrations computed once each, over scoring row by row (at least 3). Towers read",
               "the row's own counters and history, so that none stands for several rows; what is computed once is the sum of each list",
-              "(docs/decisions/011, and [speed](speed.md): 16 to 41 times as fast as one by one)."]
+              f"(docs/decisions/011, and [speed](speed.md): {min(once):.0f} to {max(once):.0f} times as fast as one by one)."]
     return "\n".join(lines) + "\n"
 
 
@@ -73,7 +74,7 @@ def _gpu() -> Iterator[Target]:
             found = [case["rows_per_second"] for case in result["cases"] if (case["form"], case["batch"]) == (form, 8_192)
                      and case["precision"] == "float32"]
             if found:
-                yield f"{result['device']}, {form}, batches of 8,192: the paper's 24.2 million rows, passes a minute", 1, found[0] * 60 / ROWS, "speed"
+                yield f"{result['device']}, commit {result['commit']}, {form}, batches of 8,192: the paper's 24.2 million rows, passes a minute", 1, found[0] * 60 / ROWS, "speed"
 
 
 def _read(file: Path) -> Figures:
