@@ -13,10 +13,10 @@ import yaml
 from test_architecture import imports_of
 
 from umair.config import load_config
-from umair.errors import ClusterError, ConfigError
+from umair.errors import ClusterError, ConfigError, ContractError
 from umair.evidence import machine_kind
 from umair.experiments.config import DEFAULT, ExperimentConfig
-from umair.experiments.data import open_data
+from umair.experiments.data import Rows, open_data
 from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
@@ -79,6 +79,9 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"training": {"ranks": 2}}, "trials run as one process each"),
     ({"seeds": [0, 0]}, "each once, or one would count twice"),
     ({"others": {"same": {}}}, "'same' is the same ranker as 'umair'"),
+    ({"ablations": {"summed": {"senet_sum": True}}}, "'summed' is the same ranker as 'umair': senet_sum changes nothing of it"),
+    ({"others": {"ids": {"form": "dcn_v2"}, "uncounted": {"form": "dcn_v2", "contribution": "senet", "residual": True}}},
+     "'uncounted' is the same ranker as 'ids': contribution, residual changes nothing of it"),
     ({"ablations": {"x": 5}}, "a mapping of names to mappings of what differs"),
     ({"ablations": ["x"]}, "a mapping of names to mappings of what differs"),
     ({"published": {"umair": {"auc": 0.8}, "strange": {"auc": 0.7}}}, "published: strange; expected rankers of this experiment"),
@@ -93,7 +96,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, changes, text):
 def test_every_ablation_of_the_project_differs_from_its_ranker_in_one_key():
     seen = 0
     for file in sorted((ROOT / "conf" / "experiments").glob("*.yaml")):
-        if "ablations" not in yaml.safe_load(file.read_text("utf-8")):
+        if "claim" not in yaml.safe_load(file.read_text("utf-8")):  # of encoders, not of rankers
             continue
         config = load_config(file, [], ExperimentConfig)
         for name, ranker in config.ablations.items():
@@ -101,6 +104,12 @@ def test_every_ablation_of_the_project_differs_from_its_ranker_in_one_key():
             assert len(differs) == 1, f"{file.name}: {name} changes {differs}"
             seen += 1
     assert seen > 5
+
+
+def test_null_takes_away_what_a_base_has(tmp_path):
+    written(tmp_path)
+    (tmp_path / "over.yaml").write_text("base: small.yaml\nothers: {ids: null}\nablations: {dot: {linear: false}}", "utf-8")
+    assert list(load_config(tmp_path / "over.yaml", [], ExperimentConfig).rankers) == [DEFAULT, "no_match", "dot"]
 
 
 def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
@@ -115,6 +124,26 @@ def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_trial_that_fails_is_named(tmp_path):
+    training = {**SMALL["training"], "learning_rate": 1e30}
+    with pytest.raises(ContractError, match=r"trial of 'umair' with seed 4: ranker 'main', step \d+.*found loss"):
+        run_experiments([written(tmp_path, seeds=[4], training=training, others={})], tmp_path / "out", processes=1)
+
+
+def test_windows_of_one_label_are_refused_before_anything_trains(tmp_path, monkeypatch):
+    config = load_config(written(tmp_path), [], ExperimentConfig)
+    whole = Rows.of
+
+    def bookmarked_alone(rows_by_file):
+        rows = whole(rows_by_file)
+        return Rows(rows.user_N, rows.item_N, np.ones_like(rows.label_N)) if "window_valid" in next(iter(rows_by_file)) else rows
+
+    monkeypatch.setattr(Rows, "of", bookmarked_alone)
+    with pytest.raises(ContractError, match=r"table 'window_valid' of the experiment: found \d+ rows, all with label 1; expected "
+                                            r"rows of both labels"):
+        open_data(config, tmp_path / "out")
+
+
 def test_trials_on_a_gpu_want_one(tmp_path):
     with pytest.raises(ClusterError, match=r"training.device=cuda: found 0 visible GPUs.*or set training.device=cpu"):
         run_experiments([written(tmp_path)], tmp_path / "out", 1, ["training.device=cuda"])

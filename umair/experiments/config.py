@@ -11,6 +11,7 @@ from umair.experiments.numeric_world import NumericWorldConfig
 from umair.job import Config
 from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
+from umair.model.silent_keys import silent_keys
 from umair.training.loop import TrainingConfig
 
 TWO_PLACES = "rows from `numeric` or from `week`, one of them"
@@ -41,6 +42,24 @@ def laid_over_the_week(values: Any) -> Any:
     return {**values, **{name: merge(own[name], each) if isinstance(each, dict) else each for name, each in given.items()}}
 
 
+def _changes(values: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    """By name, what differs from the ranker; null takes away what a `base:` names."""
+    given = values.get(kind) or {}
+    if not isinstance(given, dict) or not all(isinstance(changed, dict | None) for changed in given.values()):
+        raise ValueError("others and ablations: a mapping of names to mappings of what differs")
+    return {name: changed for name, changed in given.items() if changed is not None}
+
+
+def _telling(ranker: RankerConfig) -> dict[str, Any]:
+    """The keys that say something of such a ranker."""
+    return ranker.model_dump(mode="json", exclude=set(silent_keys(ranker)))
+
+
+def _but_for(one: RankerConfig, other: RankerConfig) -> str:
+    differs = [key for key, value in one.model_dump().items() if value != getattr(other, key)]
+    return f": {', '.join(differs)} changes nothing of it" if differs else ""
+
+
 class PublishedConfig(Section):
     """What a paper reports of a ranker, and what there is to say of it."""
 
@@ -52,7 +71,8 @@ class ExperimentConfig(Section):
     """Rows, seeds, the ranker, others (any difference) and ablations (one key each).
 
     Where the rows are of a week, `training` and `ranker` say what differs from the week's own. Raises, when read,
-    ConfigError for an ablation that changes several keys, and for rows from two places or from none.
+    ConfigError for an ablation that changes several keys, for rankers that differ in keys alone that change nothing, and for
+    rows from two places or from none.
     """
 
     claim: str  # what the experiment is to show
@@ -71,18 +91,15 @@ class ExperimentConfig(Section):
         values = laid_over_the_week(values)
         if not isinstance(values, dict):
             return values
-        given = {kind: values.get(kind) or {} for kind in ("ranker", "others", "ablations")}
-        changes = [*given["others"].values(), *given["ablations"].values()] if all(
-            isinstance(each, dict) for each in given.values()) else [None]
-        if not all(isinstance(changed, dict) for changed in changes):
-            raise ValueError("others and ablations: a mapping of names to mappings of what differs")
+        given, ranker = {kind: _changes(values, kind) for kind in ("others", "ablations")}, values.get("ranker") or {}
+        if not isinstance(ranker, dict):
+            return values
         for name, changed in given["ablations"].items():
             count = len(with_preset(changed))
             if count != 1:
                 raise ValueError(f"ablation '{name}' changes {count} keys; one each, so that it shows what that one earns")
-        ranker = with_preset(given["ranker"])
-        whole = {kind: {name: merge(ranker, with_preset(changed)) for name, changed in given[kind].items()}
-                 for kind in ("others", "ablations")}
+        whole = {kind: {name: merge(with_preset(ranker), with_preset(changed)) for name, changed in changes.items()}
+                 for kind, changes in given.items()}
         return {**values, **whole}
 
     @model_validator(mode="after")
@@ -100,9 +117,9 @@ class ExperimentConfig(Section):
             raise ValueError("training.ranks: trials run as one process each, on the CPU or sharing the node's GPUs: 1")
         first: dict[str, str] = {}
         for name, ranker in self.rankers.items():
-            before = first.setdefault(fingerprint(ranker), name)
+            before = first.setdefault(fingerprint(_telling(ranker)), name)
             if before != name:
-                raise ValueError(f"'{name}' is the same ranker as '{before}'")
+                raise ValueError(f"'{name}' is the same ranker as '{before}'{_but_for(ranker, self.rankers[before])}")
         return self
 
     @model_validator(mode="after")

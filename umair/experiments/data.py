@@ -84,13 +84,14 @@ def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
         factors = Factors(**{name: truth[name] for name in Factors.__dataclass_fields__})
         probability_N = truth["probability"]
     known = Known(np.concatenate([factors.style_IF, factors.content_IF], 1), factors.popularity_I)
-    weights = dict(zip(("style", "semantic"), factors.weight_U3.T, strict=False))
+    weights = dict(zip(("style", "semantic"), factors.weight_U3.T[:2], strict=True))  # popularity has no modality
     return replace(data, probability_N=probability_N, true_weights_U=weights,
                    learnable=_learnable(inputs, data, known))
 
 
 def _data(inputs: TrainingInputs, root: str) -> Data:
-    train, test = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "test"))
+    train, test = (_with_both_labels(inputs, split) for split in ("train", "test"))
+    _with_both_labels(inputs, "valid")
     item_I, count_I = np.unique(train.item_N, return_counts=True)
     rows_of = dict(zip(item_I.tolist(), count_I.tolist(), strict=True))
     count_N = np.array([rows_of.get(item, 0) for item in test.item_N.tolist()])
@@ -98,7 +99,18 @@ def _data(inputs: TrainingInputs, root: str) -> Data:
     edge = np.quantile(count_I, TAIL_QUANTILE)
     slices = {"all": np.ones(len(count_N), bool), COLD: count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
               NEW_USERS: new_user_N}
-    return Data(inputs, root, test, {name: mask for name, mask in slices.items() if mask.any()})
+    return Data(inputs, root, test, {name: mask for name, mask in slices.items() if len(np.unique(test.label_N[mask])) == 2})
+
+
+def _with_both_labels(inputs: TrainingInputs, split: str) -> Rows:
+    """The window's rows. Raises ContractError where all have one label: nothing could be learned of them, or ordered."""
+    rows = Rows.of(inputs.rows_by_file[split])
+    found = np.unique(rows.label_N)
+    if len(found) < 2:
+        raise ContractError(f"table '{window_table(split)}' of the experiment",
+                            f"{len(rows.label_N):,} rows, all with label {found[0]}", "rows of both labels",
+                            "choose a week, or a world, with bookmarks and with views that none followed")
+    return rows
 
 
 def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Learnable:

@@ -46,7 +46,9 @@ def experiment_text(name: str, summary: Line) -> str:
     """The part of the page on one experiment."""
     seeds = ", ".join(map(str, summary["seeds"]))
     trained = "; ".join(map(_place, summary["trained"]))
-    said = f"To be shown: {summary['claim']}. Seeds {seeds}. Trainings, each counted by itself: {trained}."
+    rows = summary["rows"]
+    said = (f"To be shown: {summary['claim']}. {rows['train']:,} rows to train on, {rows['valid']:,} of the validation "
+            f"window, {rows['test']:,} of the test window. Seeds {seeds}. Trainings, each counted by itself: {trained}.")
     parts = [f"## {name}", "", said, ""]
     for part, each in summary["slices"].items():
         parts += _slice(part, each)
@@ -76,8 +78,8 @@ def _slice(name: str, found: Line) -> list[str]:
         gaps = ["" if ranker == DEFAULT else _interval(line[gap], "+.4f")
                 for gap in ("default_minus", "gauc_default_minus")]
         named = f"**{ranker}**" if ranker == DEFAULT else ranker
-        lines.append(_row([named, _interval(line["auc"], ".4f"), gaps[0], f"{line['gauc']:.4f}", gaps[1],
-                           f"{line['log_loss']:.4f}", *(f"{line[way]:.3f}" for way in ways)]))
+        lines.append(_row([named, _interval(line["auc"], ".4f"), gaps[0], _number(line["gauc"], ".4f"), gaps[1],
+                           f"{line['log_loss']:.4f}", *(_number(line[way], ".3f") for way in ways)]))
     return [*lines, ""]
 
 
@@ -101,6 +103,8 @@ def _published(published: dict[str, Line], measured: dict[str, Line]) -> list[st
 
 
 def _claim(gap: float, found: Line) -> str:
+    if found["low"] is None:
+        return "cannot tell"
     low, high = sorted((math.copysign(1, gap) * found["low"], math.copysign(1, gap) * found["high"]))
     return "holds" if low > 0 else "fails" if high < 0 else "cannot tell"
 
@@ -115,8 +119,7 @@ def _facts(rankers: dict[str, Line], trained: list[Line]) -> list[str]:
              f"by which the best epoch is chosen, and by which rankers should be.{_sharing(rankers)}{where}", "",
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
-        timed = [f"{each[key]:{form}}" if each[key] is not None else ""
-                 for key, form in (("seconds", ".0f"), ("rows_per_second", ","))]
+        timed = [_number(each[key], form) for key, form in (("seconds", ".0f"), ("rows_per_second", ","))]
         lines.append(_row([name, f"{each['trainable']:,}", *timed, ", ".join(map(str, each["kept_epochs"])),
                            f"{each['valid_auc']:.4f}, {each['valid_log_loss']:.4f}",
                            _agreement(each.get("match_agreement")), _agreement(each.get("contribution_agreement"))]))
@@ -136,9 +139,16 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _number(value: float | None, form: str) -> str:
+    """Nothing for what is not defined."""
+    return "" if value is None else f"{value:{form}}"
+
+
 def _interval(figure: Line, form: str) -> str:
+    if figure["low"] is None:
+        return _number(figure["estimate"], form)
     return f"{figure['estimate']:{form}} ({figure['low']:{form}} to {figure['high']:{form}})"
 
 
-def _agreement(by_modality: dict[str, float] | None) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in (by_modality or {}).items())
+def _agreement(by_modality: dict[str, float | None] | None) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in (by_modality or {}).items() if value is not None)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from umair.config import load_config
-from umair.errors import ConfigError, StorageError
+from umair.errors import ConfigError, StorageError, UmairError
 from umair.experiments.config import ExperimentConfig
 from umair.experiments.data import Data, open_data
 from umair.experiments.summary import summarise
@@ -72,11 +72,18 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
             name, seed = waiting[done]
             try:
                 places[name, seed] = done.result()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)  # else the failure would be said after all the others
+                if isinstance(error, UmairError):
+                    raise _named(error, name, seed) from error
                 raise
             log.info("experiment: %d of %d trials, %s with seed %d", len(places), len(trials), name, seed)
     return {name: [Outcome.of(places[name, seed]) for seed in config.seeds] for name in config.rankers}
+
+
+def _named(error: UmairError, ranker: str, seed: int) -> UmairError:
+    """The error with the experiment's name for its ranker: in a trial every one is 'main'."""
+    return type(error)(f"trial of '{ranker}' with seed {seed}: {error.where}", error.found, error.expected, error.do)
 
 
 def trial_processes(count: int) -> ProcessPoolExecutor:

@@ -30,12 +30,23 @@ Array = npt.NDArray[Any]
 
 
 def summarise(data: Data, outcomes: dict[str, list[Outcome]]) -> Line:
-    """`outcomes`: by ranker, one a seed, the seeds in the same order. -> slices with marks and lines, facts by ranker, and
-    where they were trained: the place first whose seconds the rankers' facts are."""
+    """`outcomes`: by ranker, one a seed, the seeds in the same order. -> rows of each window, slices with marks and lines,
+    facts by ranker, and where they were trained: the place first whose seconds the rankers' facts are."""
     slices = {name: _slice(data, outcomes, name, mask_N) for name, mask_N in data.slices.items()}
     trained = _places([one.facts for each in outcomes.values() for one in each])
-    return {"slices": slices, "trained": trained,
-            "rankers": {name: _facts(data, each, trained[0]) for name, each in outcomes.items()}}
+    rows = {split: sum(files.values()) for split, files in data.inputs.rows_by_file.items()}
+    found: Line = _nulled({"rows": rows, "slices": slices, "trained": trained,
+                           "rankers": {name: _facts(data, each, trained[0]) for name, each in outcomes.items()}})
+    return found
+
+
+def _nulled(value: Any) -> Any:
+    """None for what is not defined: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _nulled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_nulled(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _places(facts: list[dict[str, Any]]) -> list[Line]:
@@ -185,7 +196,9 @@ def _agreements(data: Data, outcomes: list[Outcome]) -> Line:
     for each in outcomes:
         for kind, names, of_UM in (("contribution", each.facts["modalities"], each.contribution_UM),
                                    ("match", each.facts["matched"], each.match_UM)):
-            for name, of_U in zip(names, () if of_UM is None else of_UM.T, strict=False):
+            if of_UM is None:
+                continue
+            for name, of_U in zip(names, of_UM.T, strict=True):
                 if name in data.true_weights_U:
                     value = _correlation(of_U[enough_U], data.true_weights_U[name][user_U[enough_U]])
                     found.setdefault(f"{kind}_agreement", {}).setdefault(name, []).append(value)

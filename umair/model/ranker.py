@@ -78,7 +78,7 @@ Hidden = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 class RankerConfig(Section):
     """What a ranker is made of: a preset (`umair.model.presets`) and what differs from it. Without a preset, keys are the
     paper's but for the penalties; sizes of towers and tables are those of the authors' code. Raises, when read, ConfigError
-    for keys that would say nothing."""
+    for a key that was asked for beside another that leaves it nothing to say; `silent_keys` knows all that say nothing."""
 
     shorthands: ClassVar[tuple[str, ...]] = ("preset",)
 
