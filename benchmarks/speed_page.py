@@ -56,7 +56,8 @@ def _train(result: Result) -> str:
     ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"], each.get("bytes_sent_per_step", ""))
              for name, each in result["ranks"].items()]
     catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
-    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused", "ours_over_theirs")))
+    sent = [(batch, each["dense"], each["sparse"]) for batch, each in result.get("bytes_sent_per_step", {}).items()]
+    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused", "ours_over_theirs", "ours, sparse")))
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
@@ -69,8 +70,12 @@ def _train(result: Result) -> str:
         _table(("", "step", "scored", "sums first over one by one"), catalogue),
         "\nTwo Horovod ranks of one thread over one (matrix products: what two processes can be to one on this machine at all):\n",
         _table(("rows a step", "one", "two", "two over one", "bytes a rank sends a step"), ranks),
-        *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam, as ours has, and as its compile(\"adam\") makes it, which is not fused:\n",
-           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "ours over theirs"), rivals)] if rivals else []), ""])
+        *(["\nThe same bytes with tables of the paper's sizes, by the rows that a rank has in a step: all of them, or with "
+           "`training.sparse_from: 10000`, which sends only the rows of large tables that the step read:\n",
+           _table(("rows of a rank", "dense", "sparse"), sent)] if sent else []),
+        *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam, as ours has, and as its compile(\"adam\") makes it, which is not fused. Sparse: "
+           "ours with `training.sparse_from`, another optimiser (docs/decisions/012), so that it is compared with nothing:\n",
+           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "ours over theirs", "ours, sparse"), rivals)] if rivals else []), ""])
 
 
 def _gpu_encoders(result: Result) -> str:

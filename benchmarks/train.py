@@ -39,12 +39,14 @@ from umair.evidence import ROOT, provenance
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.job import start_spark
+from umair.model.batch import ITEM_FIELDS, TAG_BUCKETS, USER_FIELDS
 from umair.model.ranker import RankerConfig
 from umair.training.features import Features
 from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
 from umair.training.loop import MAIN, TrainingConfig, train_rankers
 from umair.training.ranks import Ranks, run_ranks
+from umair.training.row_adam import gradient_bytes
 from umair.training.shares import plan_epoch
 from umair.training.trainee import Trainee
 
@@ -54,6 +56,7 @@ EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 BATCHES = (128, 1_024, 8_192)
 FORMS = (DEFAULT, "paper", "ids")
 REPEATS = 2
+SPARSE_FROM = 10_000  # rows of a table
 HELD_ROWS = 16_384  # at the least: 16 steps of 128 rows are a third of a second
 
 
@@ -68,6 +71,7 @@ def main() -> None:
         result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
                   "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, _rate),
+                  "bytes_sent_per_step": _bytes(config.rankers[DEFAULT], inputs, folder / "world"),
                   "ranks": {**_ranks(config.ranker, inputs, folder), "matrix products, nothing shared": _products()}}
         if given.deepctr:
             from deepctr import compare
@@ -115,6 +119,19 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
     middle = {name: round(statistics.median(each)) for name, each in rates.items()}
     return {**middle, "fed_over_held": round(middle["fed"] / middle["held"], 3),
             "scoring_over_training": round(middle["scored, fed"] / middle["fed"], 3)}
+
+
+def _bytes(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
+    """Bytes of gradients that each of several ranks sends a step, with tables of the paper's sizes, by batch of a rank."""
+    large = ranker.model_copy(update={"user_fields": USER_FIELDS, "item_fields": ITEM_FIELDS, "tag_buckets": TAG_BUCKETS})
+    features, found = Features.open(world / "features" / inputs.source.key), dict[str, Any]()
+    for batch in (128, 1_024):
+        for name, rows in (("dense", None), ("sparse", SPARSE_FROM)):
+            trainee = Trainee.fresh(MAIN, large, features, Ranks(), TrainingConfig(batch=batch, ranks=1, sparse_from=rows))
+            plan = plan_epoch(inputs.rows_by_file["train"], 1, 0, batch)
+            trainee.step(next(Feed(features, {MAIN: trainee.ranker}, "cpu").batches(plan.rows_by_file, plan.sizes))[MAIN], 0)
+            found.setdefault(f"batch {batch}", {})[name] = gradient_bytes(trainee.ranker)
+    return found
 
 
 def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy,
-                    "experiments": _experiments, "search": _search}
+                    "experiments": _experiments, "search": _search, "keys": _keys}
         code = commands[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
@@ -46,10 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     experiments.add_argument("--page", type=Path, help="evidence page, with its JSON beside it; default: page.md in --out")
     experiments.add_argument("--processes", type=_count, default=None, help="trials at once; default: all cores")
     search = commands.add_parser("search", help="hyper-parameters tried on the validation window, with Optuna")
-    search.add_argument("file", type=Path, help="for example conf/search/numeric.yaml")
+    search.add_argument("file", type=Path, help="for example conf/search/demo.yaml")
     search.add_argument("--out", type=Path, default=Path("runs/search"), help="folder; default: runs/search")
     search.add_argument("--processes", type=_count, default=None, help="trials at once; default: all cores")
     commands.add_parser("tables", help="every table's columns and rules as Markdown")
+    commands.add_parser("keys", help="every key of the configurations as Markdown")
     return parser
 
 
@@ -130,6 +131,21 @@ def _params(_: argparse.Namespace) -> int:
     from umair.parameters import parameter_table
 
     print(json.dumps(parameter_table()))
+    return 0
+
+
+def _keys(_: argparse.Namespace) -> int:
+    from umair.experiments.config import ExperimentConfig
+    from umair.experiments.search import SearchConfig
+    from umair.job import Config
+    from umair.keys import keys_page
+    from umair.model.presets import PRESETS
+
+    print(keys_page({
+        "A weekly run": ("`conf/local.yaml` and its like. `base: FILE` lays a file over another; `section.key=value` on the "
+                         "command line counts more than files.", Config),
+        "An experiment": ("`conf/experiments/*.yaml`, for `umair experiments`.", ExperimentConfig),
+        "A search": ("`conf/search/*.yaml`, for `umair search`.", SearchConfig)}, PRESETS), end="")
     return 0
 
 

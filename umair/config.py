@@ -170,7 +170,7 @@ def _nested(parts: list[str], schema: type[BaseModel] | None, value: Any) -> dic
     field = schema.model_fields.get(parts[0]) if schema else None
     if field is None:
         return {parts[0]: _nested(parts[1:], None, value)}
-    section, named = _section_of(field.annotation), _section_of_values(field.annotation)
+    section, named = section_of(field.annotation), section_of_values(field.annotation)
     if section is None and named is None and typing.get_origin(field.annotation) is dict:
         return {parts[0]: {".".join(parts[1:]): value}}
     if named is not None and len(parts) > 2:
@@ -188,7 +188,7 @@ def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str,
             raise ConfigError(where, f"unknown key '{prefix}{key}'", f"one of {', '.join(allowed)}", hint)
         if key not in known:
             continue
-        section, named = _section_of(known[key].annotation), _section_of_values(known[key].annotation)
+        section, named = section_of(known[key].annotation), section_of_values(known[key].annotation)
         if section is not None and isinstance(value, dict):
             _refuse_unknown(value, section, where, f"{prefix}{key}.")
         if named is not None and isinstance(value, dict):
@@ -197,7 +197,7 @@ def _refuse_unknown(values: dict[str, Any], schema: type[BaseModel], where: str,
                     _refuse_unknown(inner, named, where, f"{prefix}{key}.{name}.")
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a key of this type holds: `S` or `S | None`."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     for option in options:
@@ -206,6 +206,6 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _section_of_values(annotation: Any) -> type[BaseModel] | None:
+def section_of_values(annotation: Any) -> type[BaseModel] | None:
     """The section of each value of a `dict[str, S]`."""
-    return _section_of(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None
+    return section_of(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None

@@ -79,10 +79,10 @@ class ExperimentConfig(Section):
     numeric: NumericWorldConfig | None = None  # rows of a numeric world, or
     week: WeekConfig | None = None  # of a week of the pipeline
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)  # of training; the rows stay
-    training: TrainingConfig
-    ranker: RankerConfig
-    others: dict[str, RankerConfig] = Field({})
-    ablations: dict[str, RankerConfig] = Field({})
+    training: TrainingConfig  # of every one of them
+    ranker: RankerConfig  # the default, named umair on the page
+    others: dict[str, RankerConfig] = Field({})  # name -> what differs from it; null takes away what a base: names
+    ablations: dict[str, RankerConfig] = Field({})  # name -> the one key that differs
     published: dict[str, PublishedConfig] = Field({})  # by ranker, the default among them
 
     @model_validator(mode="before")

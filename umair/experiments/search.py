@@ -68,8 +68,8 @@ class SearchConfig(Section):
     trials: int = Field(20, gt=0)  # in all, over every run of this search
     seed: int = Field(0, ge=0)  # of what is drawn; training has its own
     training: dict[str, Any] = Field({})  # laid over the week's own, where there is a week
-    ranker: dict[str, Any] = Field({})
-    space: dict[str, Tried] = Field(min_length=1)  # section.key -> what to try
+    ranker: dict[str, Any] = Field({})  # likewise
+    space: dict[str, Tried] = Field(min_length=1)  # section.key -> values to try, or a range
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ class ImageEncoderConfig(Section):
     """A residual network; the defaults are the paper's ResNet-101, conf/authors.yaml has the authors' six stages."""
 
     picture_size: int = Field(512, ge=16)  # pixels, width and height of the input
-    block: Literal["bottleneck", "basic"] = "bottleneck"
+    block: Literal["bottleneck", "basic"] = "bottleneck"  # of convolutions: three, as in ResNet-50 and above, or two
     stem_width: int = Field(64, gt=0)  # channels after the 7x7/2 convolution and the 3x3/2 pooling
     widths: tuple[int, ...] = (256, 512, 1024, 2048)  # channels of each stage; the last is the semantic width
     depths: tuple[int, ...] = (3, 4, 23, 3)  # blocks of each stage

@@ -82,14 +82,14 @@ class RankerConfig(Section):
 
     shorthands: ClassVar[tuple[str, ...]] = ("preset",)
 
-    form: Literal["umair", "dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"] = "umair"
+    form: Literal["umair", "dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"] = "umair"  # ours, or a rival
     inputs: Literal["ids", "authors", "all"] = "ids"  # of a rival: ids and tags, as the authors embed them, or all we read
     vector_fields: int = Field(1, gt=0)  # of a rival that reads all: how many fields each vector becomes
-    user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field
-    item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS
-    tag_buckets: Buckets = TAG_BUCKETS
+    user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field of a user
+    item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS  # of an illustration
+    tag_buckets: Buckets = TAG_BUCKETS  # of all tags, hashed
     exact: bool = False  # refuse tables in which two users, illustrations, artists or tags would share a bucket
-    embedding_width: int = Field(8, gt=0)
+    embedding_width: int = Field(8, gt=0)  # numbers of each id and tag
     embedding_std: float = Field(0.01, ge=0)  # deviation of fresh embeddings; an unseen id keeps its draw, so small
     counters: bool = False  # as-of counters as inputs of both towers, of the head and of the logit
     ids: bool = True  # false: every bucket of a field or tag is 0, so that vectors, history and counters are all there is
@@ -97,9 +97,9 @@ class RankerConfig(Section):
     interests: bool = True  # vectors of the tags that the user bookmarked lately and for long, beside those tags' embeddings
     id_dropout: float = Field(0.0, ge=0, lt=1)  # share of rows that train what a new user, illustration, artist is like
     tower: Hidden = (128, 64)  # hidden widths of the user and of the item tower
-    tower_dropout: float = Field(0.5, ge=0, lt=1)
+    tower_dropout: float = Field(0.5, ge=0, lt=1)  # behind each hidden layer of the towers
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
-        ("semantic", "style", "text", "profile"), min_length=1)
+        ("semantic", "style", "text", "profile"), min_length=1)  # what of an illustration is weighed
     standardise: bool = False  # vectors in standard deviations of the week's illustrations
     contribution: Literal["attention", "senet", "mixed", "item", "none"] = "attention"  # item: for all; none: side by side
     experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
@@ -108,18 +108,18 @@ class RankerConfig(Section):
     scaled_scores: bool = False  # dot products of the contribution divided by the root of their width
     batch_mean: bool = False  # the authors' computation: every row's weights averaged over all users of the batch
     senet_sum: bool = False  # SENet experts sum the weighed modalities (eq. 6); false: average them, as the authors do
-    attention_dropout: float = Field(0.5, ge=0, lt=1)
+    attention_dropout: float = Field(0.5, ge=0, lt=1)  # of the contribution's weights
     cross_layers: int = Field(2, ge=0)  # 0: no cross network
-    cross_rank: int = Field(32, gt=0)
-    cross_experts: int = Field(4, gt=0)
+    cross_rank: int = Field(32, gt=0)  # of the matrices of DCN-V2
+    cross_experts: int = Field(4, gt=0)  # of each of its layers, mixed by a gate
     deep: Hidden = (64, 32, 16)  # hidden widths of the head
-    deep_dropout: float = Field(0.5, ge=0, lt=1)
+    deep_dropout: float = Field(0.5, ge=0, lt=1)  # behind each of them
     residual: bool = False  # batch norm and ReLU of the crosses plus what they cross
     machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
     penalties: bool = False  # the squared weights that the authors add to the loss: the paper's ranker's, or a rival's
     match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
-    match_width: int = Field(64, gt=1)
+    match_width: int = Field(64, gt=1)  # numbers that a modality is projected to and matched in
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_weights: bool = True  # each user weighs the matches' sums for itself; false: they are added as they are
     match_shrink: float = Field(3.0, ge=0)  # illustrations that pull a user's means toward zero

@@ -44,10 +44,10 @@ Result = TypeVar("Result")
 class TrainingConfig(Section):
     """How rankers are trained. Defaults are the paper's: Adam, one epoch, batches of 128 (spec 1.6)."""
 
-    epochs: int = Field(1, gt=0)
+    epochs: int = Field(1, gt=0)  # passes over the training rows
     keep: Literal["best", "last"] = "best"  # epoch of each ranker, by log loss on the validation window
     batch: int = Field(128, gt=1)  # rows of a step over all ranks together, so that their number changes little
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)  # of Adam, at its highest; not scaled by the number of ranks
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the rate falls to zero over all epochs, by half a wave
     patience: int | None = Field(None, gt=0)  # stop after so many epochs in which no ranker got better; null: never
     clip_norm: float | None = Field(None, gt=0)  # largest L2 norm of all gradients together; null: any
@@ -60,7 +60,7 @@ class TrainingConfig(Section):
     #                                           is another optimiser than Adam: rare ids learn more slowly (RowAdam)
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: each rank takes a GPU of its node
     resident: bool = False  # with cuda: all vectors on the GPU, 2 bytes a number, and not the compact ones alone
     seed: int = Field(0, ge=0)  # of weights, dropout and the order of rows
     shuffle_pool: int = Field(65_536, ge=0)  # rows of a rank that are permuted together

@@ -13,7 +13,6 @@ from PIL import Image, ImageFilter
 
 STYLE = ("palette_x", "palette_y", "key", "line", "hatch", "grain", "soft", "brush")  # axes of a style vector
 SHARPER = 2  # pictures are painted at this many times their size, then reduced
-TONES = 16  # 0..4 roles of the scene, 5..9 of the first subject, 10..14 of the second, 15 the motif
 FIRST, SECOND_SUBJECT, MOTIF_TONE = 5, 10, 15
 _SHADOW = np.array([.12, .3, .45, .6, 0, .45, .8, .3, 1, .05, .6, .35, .5, 1, .05, .1], np.float32)  # [tone] to hatch
 _HATCH_ANGLE = np.radians(38)
