@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,19 @@ def _rankers() -> Iterator[Target]:
         for part in ("all", "cold"):
             of = slices[part]["rankers"]
             yield f"{world} world, {part} rows: share of the way to what can be learned", least, of[DEFAULT]["way_to_learnable"], page
-            yield f"{world} world, {part} rows: AUC ahead of the best rival, lower end", 0, min(of[rival]["default_minus"]["low"] for rival in RIVALS), page
+            yield f"{world} world, {part} rows: AUC ahead of the best rival, lower end of the interval", 0, _least(of, "default_minus", "low"), page
     for part, found in _read(EVIDENCE / "rankers_on_movielens.json")["experiments"]["movielens"]["slices"].items():
         for name, key in (("AUC", "default_minus"), ("GAUC", "gauc_default_minus")):
             for end in ("estimate", "low"):
                 said = "lower end of the interval" if end == "low" else "estimate"
-                ahead = min(found["rankers"][rival][key][end] for rival in RIVALS)
-                yield f"MovieLens with posters, {part} rows: {name} ahead of the best rival, {said}", 0, ahead, "rankers_on_movielens"
+                rows = part if part == "new users" else f"{part} rows"
+                yield f"MovieLens with posters, {rows}: {name} ahead of the best rival, {said}", 0, _least(found["rankers"], key, end), "rankers_on_movielens"
+
+
+def _least(rankers: Figures, key: str, end: str) -> float:
+    """The smallest of what the default is ahead of the rivals by; not a number where one of them has no such figure."""
+    ahead = [rankers[rival][key][end] for rival in RIVALS]
+    return math.nan if None in ahead else min(ahead)
 
 
 def _speed() -> Iterator[Target]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError
 from umair.evidence import machine_kind
 from umair.experiments.config import DEFAULT, ExperimentConfig
-from umair.experiments.data import Rows, open_data
+from umair.experiments.data import Rows, _data, open_data
 from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scores, score_users
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
@@ -87,6 +88,10 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"published": {"umair": {"auc": 0.8}, "strange": {"auc": 0.7}}}, "published: strange; expected rankers of this experiment"),
     ({"published": {"ids": {"auc": 0.7}}}, "published: no umair"),
     ({"others": {"x": "dcn"}}, "a mapping of names to mappings of what differs"),
+    ({"others": {"x": None}}, "a mapping of names to mappings of what differs"),
+    ({"without": ["idz"]}, "without: idz; expected names of others or ablations, here or in a base:"),
+    ({"ablations": {"counted": {"exact": True}}}, "'counted' is the same ranker as 'umair': exact changes nothing of it"),
+    ({"ablations": {"listed": {"match": ["semantic", "style", "text", "profile"]}}}, "'listed' is the same ranker as 'umair'"),
 ])
 def test_what_makes_no_sense_is_refused(tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):
@@ -106,10 +111,11 @@ def test_every_ablation_of_the_project_differs_from_its_ranker_in_one_key():
     assert seen > 5
 
 
-def test_null_takes_away_what_a_base_has(tmp_path):
-    written(tmp_path)
-    (tmp_path / "over.yaml").write_text("base: small.yaml\nothers: {ids: null}\nablations: {dot: {linear: false}}", "utf-8")
-    assert list(load_config(tmp_path / "over.yaml", [], ExperimentConfig).rankers) == [DEFAULT, "no_match", "dot"]
+def test_what_a_base_has_can_be_left_out_by_name(tmp_path):
+    written(tmp_path, published={"umair": {"auc": 0.8}, "ids": {"auc": 0.7}})
+    (tmp_path / "over.yaml").write_text("base: small.yaml\nwithout: [ids]\nablations: {dot: {linear: false}}", "utf-8")
+    config = load_config(tmp_path / "over.yaml", [], ExperimentConfig)
+    assert (list(config.rankers), list(config.published)) == ([DEFAULT, "no_match", "dot"], ["umair"])
 
 
 def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
@@ -123,7 +129,6 @@ def test_an_experiment_on_a_week_starts_from_the_weeks_own_ranker(tmp_path):
     assert (config.training.epochs, config.training.batch, config.training.ranks) == (2, week.training.batch, 1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
 def test_a_trial_that_fails_is_named(tmp_path):
     training = {**SMALL["training"], "learning_rate": 1e30}
     with pytest.raises(ContractError, match=r"trial of 'umair' with seed 4: ranker 'main', step \d+.*found loss"):
@@ -144,6 +149,7 @@ def test_windows_of_one_label_are_refused_before_anything_trains(tmp_path, monke
         open_data(config, tmp_path / "out")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
 def test_trials_on_a_gpu_want_one(tmp_path):
     with pytest.raises(ClusterError, match=r"training.device=cuda: found 0 visible GPUs.*or set training.device=cpu"):
         run_experiments([written(tmp_path)], tmp_path / "out", 1, ["training.device=cuda"])
@@ -336,11 +342,40 @@ def test_the_page_has_every_rankers_figures(ran):
     assert SMALL["claim"] in text
     seconds = sum(one.facts["seconds"] for each in outcomes_of(ran).values() for one in each)
     assert summary["trained"] == [{"machine": machine_kind(), "device": "cpu", "at_once": 2, "trainings": 6, "minutes": round(seconds / 60)}]
-    assert f"each counted by itself: 6 in {seconds / 60:.0f} minutes on {machine_kind()}, 2 at once.\n" in text
+    assert f"the time of each added up: 6 in {seconds / 60:.0f} minutes on {machine_kind()}, 2 at once.\n" in text
     facts = summary["rankers"][DEFAULT]
     assert set(facts["shared_buckets"]) == {"user_id", "username", "illust_id", "artist_id", "tags"}
     told = {**summary, "rankers": {**summary["rankers"], DEFAULT: {**facts, "shared_buckets": {"user_id": 0.25, "tags": 0.0}}}}
     assert "Hash collisions of the default: 25.0% of user_id.\n" in experiment_text("small", told)
+
+
+def test_what_is_not_defined_is_left_out_or_null(tmp_path, monkeypatch):
+    """Cold rows of one label have no AUC; users whose rows are all alike have none within them."""
+    rows = {"train": Rows(np.array([0, 0, 1, 1]), np.array([1, 2, 1, 2]), np.array([0, 1, 0, 1])),
+            "valid": Rows(np.array([0, 1]), np.array([1, 2]), np.array([0, 1])),
+            "test": Rows(np.array([0, 0, 1, 1, 1]), np.array([1, 1, 2, 2, 9]), np.array([0, 0, 1, 1, 1]))}
+    monkeypatch.setattr(Rows, "of", lambda rows_by_file: rows[next(iter(rows_by_file))])
+    inputs = TrainingInputs(FeatureSource({}, {}, "", "", {}, titles=False), {split: {split: 2} for split in rows}, {})
+    data = _data(inputs, str(tmp_path))
+    assert list(data.slices) == ["all", "tail"]  # cold: the row of illustration 9 alone
+    facts = {"trainable": 1, "seconds": 1.0, "rows": 4, "epochs": 1, "kept_epoch": 1, "shared_buckets": {}, "machine": "m",
+             "device": "cpu", "at_once": 1, "modalities": ["style"], "matched": [],
+             "valid": [{"epoch": 1, "rankers": {"main": {"auc": 0.5, "log_loss": 0.7}}}]}
+    data = replace(data, true_weights_U={"style": np.array([0.2, 0.9])})
+    same = Outcome(facts, np.array([-1, -1, 1, 1, 1], np.float32), np.full((2, 1), 0.5), None)
+    other = Outcome(facts, np.array([1, -1, 1, 1, -1], np.float32), np.full((2, 1), 0.5), None)
+    monkeypatch.setattr("umair.experiments.summary.FEWEST_ROWS", 1)
+    summary = {"claim": "c", "called": "ours", "seeds": [0], "published": {}, **summarise(data, {DEFAULT: [same], "x": [other]})}
+    json.dumps(summary, allow_nan=False)
+    line = summary["slices"]["all"]["rankers"]["x"]
+    assert (line["gauc"], line["gauc_default_minus"]["low"]) == (None, None)
+    assert summary["rankers"]["x"]["contribution_agreement"] == {"style": None}
+    text = experiment_text("small", summary)
+    assert f"| x | {line['auc']['estimate']:.4f} (" in text
+    assert "nan" not in text
+    assert "None" not in text
+    assert _published({"umair": {"auc": 0.8, "note": ""}, "x": {"auc": 0.7, "note": "so"}},
+                      {"x": {"default_minus": line["gauc_default_minus"], "auc_by_seed": [1, 2]}}, "ours")[-2].split(" | ")[4] == "cannot tell"
 
 
 def test_seconds_are_those_of_one_place_and_cpus_come_first(ran, tmp_path):
@@ -386,12 +421,13 @@ def test_a_published_claim_holds_fails_or_cannot_be_told():
     published = {"umair": {"auc": 0.80, "note": ""}, **{f"{name} {said}": {"auc": auc, "note": "so"} for name in measured
                                                         for said, auc in (("below", 0.75), ("above", 0.82))}}
     lines = _published(published, {f"{name} {said}": {"default_minus": measured[name], "auc_by_seed": seeds[name]}
-                                   for name in measured for said in ("below", "above")})
+                                   for name in measured for said in ("below", "above")}, "ours")
     told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[4] for line in lines if line.endswith("| so |")}
     assert told == {"worse below": "holds", "worse above": "fails", "better below": "fails", "better above": "holds",
                     "open below": "cannot tell", "open above": "cannot tell", "alone below": "one seed", "alone above": "one seed"}
+    assert "| **ours** | 0.8000 |  |  |  |  |" in lines
     assert any(line.startswith("| worse below | 0.7500 | +0.0500 | +0.0200 (+0.0100 to +0.0300) |") for line in lines)
-    assert _published({}, measured) == []
+    assert _published({}, measured, "ours") == []
 
 
 def test_the_interval_over_seeds_is_students():

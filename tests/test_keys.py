@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,10 +32,12 @@ def test_the_page_of_keys_says_what_each_takes():
         more: dict[str, Inner] = Field({})  # name -> another
         kind: Literal["a", "b"] = "a"
         least: int | None = Field(None, gt=1_000)  # None: any
+        sizes: tuple[Annotated[int, Field(gt=2)], ...] = (3,)
 
     page = keys_page({"File": ("A file.", Outer)}, {"one": {"share": 0.1}, "two": {"share": 0.2}})
     for line in ("| `kind` | `a`, `b` | `a` |  |", "| `least` | whole number above 1,000 or null | `null` | null: any |",
                  "### inner", "A group.", "| `share` | number from 0, below 1 | `0.5` | of rows and of users |",
-                 "| `more` | as [inner](#inner) | | name -> another |", "| key | `one` | `two` |", "| `share` | `0.1` | `0.2` |"):
+                 "| `inner` | [inner](#inner) |  |  |",
+                 "| `more` | names, each with [inner](#inner) |  | name -> another |", "| `sizes` | list: whole number above 2 | `[3]` |  |", "| key | `one` | `two` |", "| `share` | `0.1` | `0.2` |"):
         assert line in page.splitlines()
     assert page.count("Raises") == 0

@@ -25,7 +25,8 @@ OTHER = {  # values of each key, of which at least one is not the base's
     "user_fields": [{"user_id": 51, "username": 20}], "item_fields": [{"illust_id": 61, "artist_id": 30}]}
 NO_PART_OF_THE_RANKER = {"form", "exact"}  # another ranker, and a check of its tables
 BASES = {
-    "paper": {}, "senet": {"contribution": "senet"}, "mixed": {"contribution": "mixed"}, "item": {"contribution": "item"},
+    "paper": {}, "senet": {"contribution": "senet"}, "mixed": {"contribution": "mixed"},
+    "mixed of one": {"contribution": "mixed", "experts": 1}, "item": {"contribution": "item"},
     "side by side": {"contribution": "none"}, "no crosses": {"cross_layers": 0}, "match": {"match": True, "counters": True},
     "match mixed": {"match": True, "match_mixed": True}, "undropped": {"attention_dropout": 0.0},
     "projected, undropped": {"attention_dropout": 0.0, "projected_experts": True}, "hadamard": {"score": "hadamard"},

@@ -38,17 +38,19 @@ def _sections(schema: type[Section], name: str, told: dict[type[Section], str]) 
     """The table of a section and of those within it, unless they were told of before."""
     told[schema] = name
     comments, inner = _comments(schema), dict[type[Section], str]()
-    rows = [f"| `{key}` | text | none | names what sets several of the keys below |" for key in schema.shorthands]
+    rows = [f"| `{key}` | text | none | a name that stands for several of these keys ([{key}s](#{key}s-of-a-ranker)) |"
+            for key in schema.shorthands]
     for key, field in schema.model_fields.items():
         within = _section_within(field)
         if within is None:
             rows.append(_row(key, field, comments.get(key, "")))
             continue
-        known = (told | inner).get(within)
-        if known is None:
-            inner[within] = f"{name}.{key}".lstrip(".")
-        else:
-            rows.append(f"| `{key}` | as [{known}](#{_anchor(known)}) | | {_escaped(comments.get(key, ''))} |")
+        place = (told | inner).get(within)
+        if place is None:
+            place = inner[within] = f"{name}.{key}".lstrip(".")
+        each = "names, each with " if section_of(field.annotation) is None else ""
+        default = "needed" if field.is_required() else "null" if field.get_default() is None else ""
+        rows.append(f"| `{key}` | {each}[{place}](#{_anchor(place)}) | {default} | {_escaped(comments.get(key, ''))} |")
     heading = ["", f"### {name}", "", _about(schema)] if name else []
     yield [*heading, *(["", "| key | takes | default | what it is |", "|---|---|---|---|", *rows] if rows else [])]
     for within, path in inner.items():
@@ -90,7 +92,8 @@ def _kind(annotation: Any, limits: str = "") -> str:
 
 
 def _limits(metadata: Any) -> str:
-    found = [f"{word} {getattr(limit, name):,}" for kind, (word, name) in LIMITS.items() for limit in metadata
+    limits = [limit for each in metadata for limit in (each.metadata if isinstance(each, FieldInfo) else [each])]
+    found = [f"{word} {getattr(limit, name):,}" for kind, (word, name) in LIMITS.items() for limit in limits
              if isinstance(limit, kind)]
     return f" {', '.join(found)}" if found else ""
 

@@ -26,7 +26,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], int]] = {  # name -> what differs fro
     "w/o ALL": ({"form": "dcn_v2", "inputs": "authors"}, 10_283_072),
 }
 NOTES = {
-    "w/o SEM": "the paper's row is the one below; this is what it should have been",
+    "w/o SEM": "what this ablation has; the paper prints the count of the next row",
     "w/o SEM as the authors ran it": "their index selects the tag text twice and never the style",
     "w/o UMCM": "not reproducible: side by side, as the authors' code has it, the head is 320 wide",
     "w/o ALL": "not reproducible: its scores are those of DCN-V2, and so is what is counted here",

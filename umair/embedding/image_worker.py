@@ -45,7 +45,7 @@ class EmbedImagesConfig(PrecisionConfig):
     partitions: int | None = Field(None, gt=0)  # Spark tasks; None: four for each slot, more for many pictures
     device: Literal["cpu", "cuda"] = "cpu"
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
-    reject_allowance: int = Field(10, ge=0)  # so many stop it only where most fail: one bad one is no disaster
+    reject_allowance: int = Field(10, ge=0)  # so many, and at most half of those tried, never stop a run
     retry_rejects: bool = Field(False, exclude=True)  # try again what was set aside before, though it has not changed; no
     #                               part of the step's key, and a finished week runs this step again (--retry-rejects)
     changed_by: Literal["size_and_time", "content"] = "size_and_time"  # how a file is known to have changed; content reads

@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class PrecisionConfig(Section):
     """What both embedding jobs have in common."""
 
-    precision: Precision = "float32"  # of matrix products; sums over a Gram matrix stay float32
+    precision: Precision = "float32"  # of matrix products; of pictures, sums over a Gram matrix stay float32
 
     def named(self, facts: dict[str, Any]) -> dict[str, Any]:
         """An encoder's facts, its fingerprint with the precision where it is not float32: rounded otherwise, the same

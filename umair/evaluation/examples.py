@@ -28,15 +28,15 @@ Line = dict[str, Any]
 class ExamplesConfig(Section):
     """How many users and illustrations the report shows."""
 
-    users: int = Field(12, ge=0, le=100)
+    users: int = Field(12, ge=0, le=100)  # whose weights are shown
     fewest_rows: int = Field(10, ge=1)  # test rows of a user below which a mean says little
-    illustrations: int = Field(6, ge=0, le=100)
+    illustrations: int = Field(6, ge=0, le=100)  # whose neighbours are shown
     neighbours: int = Field(6, ge=1, le=12)  # of each, by style and by semantic vector
     pool: int = Field(100_000, ge=2)  # illustrations searched; of more, a random sample
     measured: int = Field(300, ge=1)  # queries whose neighbours are counted
     thumbnail: int = Field(112, ge=32, le=256)  # pixels
     tags: int = Field(4, ge=0)  # in a caption
-    seed: int = 0
+    seed: int = 0  # of what is drawn
 
 
 def weight_examples(weights: DataFrame, true: DataFrame | None, config: ExamplesConfig

@@ -26,9 +26,9 @@ Measures = dict[tuple[str, str], Line]  # by slice and ranker
 class VerdictConfig(Section):
     """When a week's ranker is turned down (exit code 3)."""
 
-    reject_below_popularity: bool = True  # its AUC is below the better popularity baseline's
-    reject_below_last_week: bool = True  # the interval of its difference to last week's ranker lies below zero
-    minimum_auc: float | None = Field(None, ge=0, le=1)  # its AUC is below this
+    reject_below_popularity: bool = True  # reject where its AUC is below the better popularity baseline's
+    reject_below_last_week: bool = True  # reject where the interval of its difference to last week's ranker lies below zero
+    minimum_auc: float | None = Field(None, ge=0, le=1)  # reject where its AUC is below this; null: no bound
 
 
 def measure_lines(figures: list[Figures], paired: dict[str, PairedAucs]) -> list[Line]:

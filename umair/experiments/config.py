@@ -22,7 +22,7 @@ class WeekConfig(Section):
     """A week of the pipeline, run as far as its windows and vectors."""
 
     config: PlainPath  # YAML file of the weekly run, from the folder of the checkout
-    week: str
+    week: str  # ISO week
 
 
 def laid_over_the_week(values: Any) -> Any:
@@ -43,16 +43,30 @@ def laid_over_the_week(values: Any) -> Any:
 
 
 def _changes(values: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
-    """By name, what differs from the ranker; null takes away what a `base:` names."""
+    """By name, what differs from the ranker."""
     given = values.get(kind) or {}
-    if not isinstance(given, dict) or not all(isinstance(changed, dict | None) for changed in given.values()):
+    if not isinstance(given, dict) or not all(isinstance(changed, dict) for changed in given.values()):
         raise ValueError("others and ablations: a mapping of names to mappings of what differs")
-    return {name: changed for name, changed in given.items() if changed is not None}
+    return given
+
+
+def _left_out(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the rankers that `without` names, wherever they stand. Raises ValueError for an unknown name."""
+    names = values.get("without") or ()
+    if not isinstance(names, list | tuple):
+        return values
+    places = {kind: values[kind] for kind in ("others", "ablations", "published") if isinstance(values.get(kind), dict)}
+    strangers = sorted({str(name) for name in names} - {name for place in places.values() for name in place})
+    if strangers:
+        raise ValueError(f"without: {', '.join(strangers)}; expected names of others or ablations, here or in a base:")
+    return {**values, **{kind: {name: each for name, each in place.items() if name not in names}
+                         for kind, place in places.items()}}
 
 
 def _telling(ranker: RankerConfig) -> dict[str, Any]:
-    """The keys that say something of such a ranker."""
-    return ranker.model_dump(mode="json", exclude=set(silent_keys(ranker)))
+    """The keys that say something of such a ranker; what is matched by what is there to match."""
+    matched = {"match": list(ranker.matched)} if ranker.form == DEFAULT else {}
+    return {**ranker.model_dump(mode="json", exclude={"exact", *silent_keys(ranker)}), **matched}
 
 
 def _but_for(one: RankerConfig, other: RankerConfig) -> str:
@@ -63,8 +77,8 @@ def _but_for(one: RankerConfig, other: RankerConfig) -> str:
 class PublishedConfig(Section):
     """What a paper reports of a ranker, and what there is to say of it."""
 
-    auc: float = Field(gt=0, lt=1)
-    note: str = ""
+    auc: float = Field(gt=0, lt=1)  # as it is printed
+    note: str = ""  # a word on it, for the table
 
 
 class ExperimentConfig(Section):
@@ -76,13 +90,15 @@ class ExperimentConfig(Section):
     """
 
     claim: str  # what the experiment is to show
-    numeric: NumericWorldConfig | None = None  # rows of a numeric world, or
-    week: WeekConfig | None = None  # of a week of the pipeline
+    numeric: NumericWorldConfig | None = None  # rows of a numeric world; this or `week`, one of them
+    week: WeekConfig | None = None  # rows of a week of the pipeline
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)  # of training; the rows stay
     training: TrainingConfig  # of every one of them
-    ranker: RankerConfig  # the default, named umair on the page
-    others: dict[str, RankerConfig] = Field({})  # name -> what differs from it; null takes away what a base: names
+    ranker: RankerConfig  # the one that the others are compared with
+    called: str = DEFAULT  # its name on pages
+    others: dict[str, RankerConfig] = Field({})  # name -> what differs from it
     ablations: dict[str, RankerConfig] = Field({})  # name -> the one key that differs
+    without: tuple[str, ...] = ()  # rankers of a `base:` that are left out
     published: dict[str, PublishedConfig] = Field({})  # by ranker, the default among them
 
     @model_validator(mode="before")
@@ -91,6 +107,7 @@ class ExperimentConfig(Section):
         values = laid_over_the_week(values)
         if not isinstance(values, dict):
             return values
+        values = _left_out(values)
         given, ranker = {kind: _changes(values, kind) for kind in ("others", "ablations")}, values.get("ranker") or {}
         if not isinstance(ranker, dict):
             return values

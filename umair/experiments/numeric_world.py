@@ -46,12 +46,12 @@ FILES = 8  # of each split
 class NumericWorldConfig(Section):
     """Sizes of a numeric world. The same values give the same bytes."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of everything drawn
     users: int = Field(2_000, ge=10)
     illustrations: int = Field(5_000, ge=100)
     artists: int = Field(300, ge=2)
-    tags: int = Field(60, ge=TAGS)
-    rows: int = Field(500_000, ge=1_000)
+    tags: int = Field(60, ge=TAGS)  # in all; each illustration has four
+    rows: int = Field(500_000, ge=1_000)  # views, each with its label
     train_share: float = Field(0.75, gt=0, lt=1)  # of the time
     test_from: float = Field(0.8, gt=0, lt=1)  # what lies between is the validation window
     history: int = Field(50, gt=0)  # illustrations in `bookmarked` and in `passed`

@@ -12,8 +12,8 @@ from umair.experiments.config import DEFAULT
 Line = dict[str, Any]
 ABOUT = """
 Every ranker sees the same training rows; each figure is the mean over training seeds. *Default minus* is the AUC of the
-default less the ranker's on the same rows, with a 95 % interval over resampled users (not over illustrations: it holds for
-these) and over seeds, by Student's t, which makes that of two seeds very wide; one seed says nothing of others. *Way* is
+ranker in bold less the other's on the same rows, with a 95 % interval over resampled users (not over illustrations: it holds
+for these) and over seeds, by Student's t, which makes that of two seeds very wide; one seed says nothing of others. *Way* is
 (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and to what can be learned: a ridge regression for each
 user on the world's own factors (of a drawn world also on what its tags name and on its artist, where the validation window
 says that they help), from the training rows (for the cold rows one without popularity, of which training rows say nothing).
@@ -32,7 +32,7 @@ def write_page(summaries: dict[str, Line], page: Path, command: str) -> None:
 def page_text(summaries: dict[str, Line], first: str) -> str:
     """The whole page, in Markdown; `first` says where it comes from."""
     parts = [experiment_text(*each) for each in summaries.items()]
-    return "\n".join(["# Rankers compared", "", first, ABOUT, *parts]) + "\n"
+    return "\n".join([f"# Rankers compared: {', '.join(summaries)}", "", first, ABOUT, *parts]) + "\n"
 
 
 def headline(summaries: dict[str, Line]) -> Line:
@@ -48,12 +48,12 @@ def experiment_text(name: str, summary: Line) -> str:
     trained = "; ".join(map(_place, summary["trained"]))
     rows = summary["rows"]
     said = (f"To be shown: {summary['claim']}. {rows['train']:,} rows to train on, {rows['valid']:,} of the validation "
-            f"window, {rows['test']:,} of the test window. Seeds {seeds}. Trainings, each counted by itself: {trained}.")
+            f"window, {rows['test']:,} of the test window. Seeds {seeds}. Trainings, the time of each added up: {trained}.")
     parts = [f"## {name}", "", said, ""]
     for part, each in summary["slices"].items():
-        parts += _slice(part, each)
-    parts += _published(summary["published"], summary["slices"]["all"]["rankers"])
-    return "\n".join([*parts, *_facts(summary["rankers"], summary["trained"])])
+        parts += _slice(part, each, summary["called"])
+    parts += _published(summary["published"], summary["slices"]["all"]["rankers"], summary["called"])
+    return "\n".join([*parts, *_facts(summary["rankers"], summary["trained"], summary["called"])])
 
 
 def _place(trained: Line) -> str:
@@ -66,7 +66,7 @@ def _place(trained: Line) -> str:
     return f"{trained['trainings']} in {trained['minutes']} minutes on {trained['machine']}{shared}"
 
 
-def _slice(name: str, found: Line) -> list[str]:
+def _slice(name: str, found: Line, called: str) -> list[str]:
     marks = [f"{mark} {value:.3f}" for mark, value in found["marks"].items()]
     said = f" AUC of the references: {', '.join(marks)}." if marks else ""
     ways = [f"way_to_{mark}" for mark in found["marks"]]
@@ -77,13 +77,13 @@ def _slice(name: str, found: Line) -> list[str]:
     for ranker, line in sorted(found["rankers"].items(), key=lambda each: -each[1]["auc"]["estimate"]):
         gaps = ["" if ranker == DEFAULT else _interval(line[gap], "+.4f")
                 for gap in ("default_minus", "gauc_default_minus")]
-        named = f"**{ranker}**" if ranker == DEFAULT else ranker
+        named = f"**{called}**" if ranker == DEFAULT else ranker
         lines.append(_row([named, _interval(line["auc"], ".4f"), gaps[0], _number(line["gauc"], ".4f"), gaps[1],
                            f"{line['log_loss']:.4f}", *(_number(line[way], ".3f") for way in ways)]))
     return [*lines, ""]
 
 
-def _published(published: dict[str, Line], measured: dict[str, Line]) -> list[str]:
+def _published(published: dict[str, Line], measured: dict[str, Line], called: str) -> list[str]:
     """What a paper says that each change costs, beside what it cost here; nothing where no figures are given."""
     if not published:
         return []
@@ -94,7 +94,7 @@ def _published(published: dict[str, Line], measured: dict[str, Line]) -> list[st
              "", _row(heads), _row(["---"] * len(heads))]
     for name, each in sorted(published.items(), key=lambda pair: -pair[1]["auc"]):
         if name == DEFAULT:
-            lines.append(_row([f"**{name}**", f"{each['auc']:.4f}", "", "", "", each["note"]]))
+            lines.append(_row([f"**{called}**", f"{each['auc']:.4f}", "", "", "", each["note"]]))
             continue
         gap, found = published[DEFAULT]["auc"] - each["auc"], measured[name]["default_minus"]
         claim = _claim(gap, found) if len(measured[name]["auc_by_seed"]) > 1 else "one seed"
@@ -109,7 +109,7 @@ def _claim(gap: float, found: Line) -> str:
     return "holds" if low > 0 else "fails" if high < 0 else "cannot tell"
 
 
-def _facts(rankers: dict[str, Line], trained: list[Line]) -> list[str]:
+def _facts(rankers: dict[str, Line], trained: list[Line], called: str) -> list[str]:
     heads = ["ranker", "weights", "seconds a training", "rows a second", "best epochs", "AUC, log loss in validation",
              "match agrees", "contribution agrees"]
     where = f"\nSeconds and rows a second: of those on {trained[0]['machine']}." if len(trained) > 1 else ""
@@ -120,7 +120,8 @@ def _facts(rankers: dict[str, Line], trained: list[Line]) -> list[str]:
              _row(heads), _row(["---"] * len(heads))]
     for name, each in rankers.items():
         timed = [_number(each[key], form) for key, form in (("seconds", ".0f"), ("rows_per_second", ","))]
-        lines.append(_row([name, f"{each['trainable']:,}", *timed, ", ".join(map(str, each["kept_epochs"])),
+        lines.append(_row([called if name == DEFAULT else name, f"{each['trainable']:,}", *timed,
+                           ", ".join(map(str, each["kept_epochs"])),
                            f"{each['valid_auc']:.4f}, {each['valid_log_loss']:.4f}",
                            _agreement(each.get("match_agreement")), _agreement(each.get("contribution_agreement"))]))
     return [*lines, ""]

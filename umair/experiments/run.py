@@ -57,7 +57,8 @@ def run_experiment(file: Path, folder: Path, processes: int, overrides: Sequence
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
         published = {name: each.model_dump() for name, each in config.published.items()}
-        summary = {"claim": config.claim, "seeds": list(config.seeds), "published": published, **summarise(data, outcomes)}
+        said = {"claim": config.claim, "called": config.called, "seeds": list(config.seeds), "published": published}
+        summary = {**said, **summarise(data, outcomes)}
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -74,6 +75,7 @@ def _outcomes(config: ExperimentConfig, data: Data, folder: Path, processes: int
                 places[name, seed] = done.result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)  # else the failure would be said after all the others
+                log.error("experiment: the trial of %s with seed %d failed", name, seed)
                 if isinstance(error, UmairError):
                     raise _named(error, name, seed) from error
                 raise

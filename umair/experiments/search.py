@@ -63,8 +63,8 @@ Tried = Annotated[Annotated[list[Any], Tag("list")] | Annotated[Range, Tag("rang
 class SearchConfig(Section):
     """Rows, a starting point, and for each key of `training` or `ranker` what to try: a list, or a range."""
 
-    numeric: NumericWorldConfig | None = None  # rows of a numeric world, or
-    week: WeekConfig | None = None  # of a week of the pipeline
+    numeric: NumericWorldConfig | None = None  # rows of a numeric world; this or `week`, one of them
+    week: WeekConfig | None = None  # rows of a week of the pipeline
     trials: int = Field(20, gt=0)  # in all, over every run of this search
     seed: int = Field(0, ge=0)  # of what is drawn; training has its own
     training: dict[str, Any] = Field({})  # laid over the week's own, where there is a week

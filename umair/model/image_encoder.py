@@ -44,7 +44,7 @@ class ImageEncoderConfig(Section):
     before_relu: bool = False  # take the maps before the block's ReLU, as the authors' code does
     style: StyleForm = "gram_max"  # how the maps become a vector; the paper's is gram_max
     style_blocks: int = Field(3, gt=0)  # first blocks of stage 1 whose maps make the style vector; a backbone's: all
-    style_stages: int = Field(1, gt=0)  # and the last block of each stage up to this
+    style_stages: int = Field(1, gt=0)  # stages whose last block joins them, from the first on
     style_width: int | None = Field(None, gt=0)  # None: the channels of stage 1, as in the paper
     style_log: bool = False  # sign * log(1 + |style|), which tames its long tail; the paper has none
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from [0, 1] RGB; the authors subtract nothing

@@ -78,12 +78,13 @@ Hidden = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 class RankerConfig(Section):
     """What a ranker is made of: a preset (`umair.model.presets`) and what differs from it. Without a preset, keys are the
     paper's but for the penalties; sizes of towers and tables are those of the authors' code. Raises, when read, ConfigError
-    for a key that was asked for beside another that leaves it nothing to say; `silent_keys` knows all that say nothing."""
+    for a key that was asked for beside another that leaves it nothing to say (`silent_keys` knows more of them)."""
 
     shorthands: ClassVar[tuple[str, ...]] = ("preset",)
 
     form: Literal["umair", "dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp"] = "umair"  # ours, or a rival
-    inputs: Literal["ids", "authors", "all"] = "ids"  # of a rival: ids and tags, as the authors embed them, or all we read
+    inputs: Literal["ids", "authors", "all"] = "ids"  # of a rival: ids and tags, the same as
+    #                                                the authors embed them, or everything that ours reads
     vector_fields: int = Field(1, gt=0)  # of a rival that reads all: how many fields each vector becomes
     user_fields: Annotated[dict[str, Buckets], _complete(USER_FIELDS)] = USER_FIELDS  # buckets of each field of a user
     item_fields: Annotated[dict[str, Buckets], _complete(ITEM_FIELDS)] = ITEM_FIELDS  # of an illustration
@@ -118,7 +119,7 @@ class RankerConfig(Section):
     machine: bool = False  # a factorization machine over all fields, beside everything else
     linear: bool = True  # one weight a bucket, beside everything else
     penalties: bool = False  # the squared weights that the authors add to the loss: the paper's ranker's, or a rival's
-    match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: every one of `modalities`
+    match: Annotated[tuple[Modality, ...], BeforeValidator(_all_or_none)] = ()  # true: all `modalities`; false: none
     match_width: int = Field(64, gt=1)  # numbers that a modality is projected to and matched in
     match_passed: bool = True  # what the user passed over counts against; false: bookmarks alone
     match_weights: bool = True  # each user weighs the matches' sums for itself; false: they are added as they are

@@ -16,7 +16,7 @@ OF_ITEMS = frozenset({"totals", "item_fields"})
 
 
 def silent_keys(config: RankerConfig) -> frozenset[str]:
-    """The keys whose value changes neither a weight nor a score of such a ranker, in training or after it."""
+    """The keys of which no value changes a weight or a score of such a ranker, in training or after it."""
     return _silent_to_ours(config) if config.form == "umair" else _silent_to_a_rival(config)
 
 
@@ -39,7 +39,7 @@ def _of_the_contribution(config: RankerConfig) -> frozenset[str]:
     if config.contribution == "senet":
         return OF_ATTENTION
     if config.contribution == "mixed":
-        return frozenset()
+        return frozenset({"senet_sum"} if config.experts == 1 else ())  # the first of them is attention
     different = config.projected_experts or config.score == "hadamard" or config.batch_mean
     alike = not (different or config.attention_dropout)  # without weights of their own, experts differ by what they drop
     return frozenset({"senet_sum", "experts"} if alike else {"senet_sum"})

@@ -44,9 +44,9 @@ class TextEncoderConfig(Section):
     base: str | None = None  # hub name or folder, e.g. sentence-transformers/distiluse-base-multilingual-cased-v2
     vocabulary_size: int = Field(8000, ge=512)  # tokens at most; 256 bytes and 3 special ones are always there
     width: int = Field(256, gt=0)  # of a token's vector
-    layers: int = Field(4, gt=0)
-    heads: int = Field(4, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    layers: int = Field(4, gt=0)  # of the transformer
+    heads: int = Field(4, gt=0)  # of attention in each layer; they divide the width
+    dropout: float = Field(0.1, ge=0, lt=1)  # in training
     output: int = Field(512, gt=0)  # values of a text's vector; a base brings its own
     max_tokens: int = Field(128, ge=8, le=512)  # longer texts are cut
     seed: int = 0  # of the first weights

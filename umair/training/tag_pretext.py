@@ -25,15 +25,15 @@ class PretextConfig(TaggedConfig):
 
     ranks: int = Field(1, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # of torch, in each rank
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: each rank takes a GPU of its node
     epochs: int = Field(10, ge=0)  # 0: keep the encoder's weights as they are
-    batch: int = Field(64, ge=2)  # pictures of a forward pass, in each rank
+    batch: int = Field(64, ge=2)  # pictures of a forward pass, in each rank (training.batch is of all ranks together)
     accumulate: int = Field(1, gt=0)  # forward passes whose gradients are added up, in each rank, for one step of Adam
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; sums, losses and weights stay float32
     checkpoint_steps: int = Field(500, gt=0)  # between checkpoints, from which a killed run goes on
     learning_rate: float = Field(1e-3, gt=0)  # of Adam, at its highest; not scaled by the number of ranks
     warm_up: float = Field(0.05, ge=0, lt=1)  # share of the steps until then; afterwards a cosine down to 0
-    loss: Literal["bce", "focal"] = "bce"
+    loss: Literal["bce", "focal"] = "bce"  # of a tag: binary cross-entropy, or the same with sure ones weighing less
     focal_gamma: float = Field(2.0, ge=0)  # of the focal loss: 0 is bce
     artist_weight: float = Field(0.002, gt=0)  # of the cross-entropy over artists, where `artists` are told apart (009)
     flip: bool = True  # half the pictures, left to right: changes neither content nor style

@@ -63,21 +63,21 @@ class TextPairsConfig(Section):
     """How the text encoder is trained; the defaults are the authors', meant for a trained base."""
 
     epochs: int = Field(20, ge=0)  # 0 keeps text_encoder.base as it is
-    batch: int = Field(96, ge=2)  # pairs a rank and step
+    batch: int = Field(96, ge=2)  # pairs of a step, in each rank (training.batch is of all ranks together)
     chunk: int = Field(0, ge=0)  # texts encoded at once in a large batch (GradCache: the same loss in less memory); 0: all
     relations: tuple[str, ...] = ("relation",)  # kinds whose two texts stand for different things, such as a character and
     #                              its series; pairs of every other kind say the same twice
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field({})  # of kinds: how often an epoch sees each of its pairs; 1
     learning_rate: float = Field(2e-5, gt=0)  # at the end of the warm-up; about 1e-3 from scratch
     warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0)  # AdamW's
     scale: float = Field(20.0, gt=0)  # the inverse of the softmax's temperature
     holdout_by: Literal["work", "pair"] = "work"  # pairs that hang together through shared texts are held out together
     holdout_share: float = Field(0.05, ge=0, lt=1)  # of the pairs, never trained on, for recall
     holdout_most: int = Field(2000, ge=0)  # pairs held out at most
     ranks: int = Field(2, ge=1)  # Horovod processes
-    threads: int = Field(1, ge=1)  # of torch, a rank
-    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(1, ge=1)  # of torch, in each rank
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: each rank takes a GPU of its node
     seed: int = 0  # of shuffling, split and dropout
 
 

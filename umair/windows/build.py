@@ -37,9 +37,9 @@ class WindowsConfig(Section):
     test_days: int = Field(92, gt=0)  # days. Paper: 2021-10-01 to 2022-01-01
     label_days: int = Field(1, gt=0)  # days after the first view in which a bookmark makes the label 1
     history_length: int = Field(50, gt=0)  # illustrations in `bookmarked` and in `passed`
-    interest_tags: int = Field(8, gt=0)  # tags an interest; the paper's ranker reads the first 4
-    short_events: int = Field(20, gt=0)  # the short-term interest: of that many last bookmarks,
-    short_days: int = Field(7, gt=0)  # those not older than so many days
+    interest_tags: int = Field(8, gt=0)  # tags of an interest; the paper's ranker reads the first 4
+    short_events: int = Field(20, gt=0)  # last bookmarks that the short-term interest is made of, at most
+    short_days: int = Field(7, gt=0)  # those bookmarks are not older than this, in days
     negatives: Literal["none", "uniform", "popularity"] = "none"  # sampled ones, for sites without view logs
     negatives_per_bookmark: int = Field(4, gt=0)  # at most, when `negatives` is not none
     files: int = Field(16, gt=0)  # Parquet files a split, of equal length

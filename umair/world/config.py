@@ -31,17 +31,17 @@ class DamageConfig(Section):
 class WorldConfig(Section):
     """A world: sizes, times, how users choose. The same values give the same bytes."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of everything drawn
     illustrations: int = Field(3_000, ge=200, le=100_000)
     users: int = Field(800, ge=20, le=1_000_000)
-    views: int = Field(150_000, ge=1)  # about a quarter more events come on top: the bookmarks
+    views: int = Field(150_000, ge=1)  # events; about a quarter more come on top: the bookmarks
     artists: int = Field(150, ge=5)
     start_week: str = "2026-W01"  # ISO week of the first view
     weeks: int = Field(11, ge=1, le=500)  # of events
     back_weeks: int = Field(26, ge=1, le=500)  # of publishing before the first view
     back_share: float = Field(0.5, gt=0, lt=1)  # share of illustrations published before the first view
     picture_size: int = Field(112, ge=32, le=512)  # pixels of the longer side
-    jpeg_quality: int = Field(90, ge=30, le=95)
+    jpeg_quality: int = Field(90, ge=30, le=95)  # of Pillow
     artist_style: float = Field(0.8, ge=0, le=1)  # share of the style's variance that is its artist's
     missing_tag: float = Field(0.15, ge=0, lt=1)  # share of concepts in a picture that its artist does not name
     noise_tag: float = Field(0.35, ge=0, le=1)  # share of illustrations with one tag about nothing in the picture
@@ -50,7 +50,8 @@ class WorldConfig(Section):
     fresh_share: float = Field(0.16, ge=0, le=1)  # share of views that come from the list of new illustrations
     follow_share: float = Field(0.12, ge=0, le=1)  # share of views that come from a favourite artist's page
     exposure: float = Field(0.8, ge=0, le=1)  # how steeply views follow popularity; 0 = not at all
-    appetite: tuple[float, float, float, float, float] = (1.2, 1.2, 1.0, 0.6, 0.6)  # Dirichlet: factors.TERMS
+    appetite: tuple[float, float, float, float, float] = (1.2, 1.2, 1.0, 0.6, 0.6)  # Dirichlet:
+    #                         style, content, tags, artist, popularity, by which a user chooses
     gain: float = Field(2.0, gt=0)  # log odds per standard deviation of utility
     bias: float = -1.3  # log odds of a bookmark at average utility, of the average user
     bias_spread: float = Field(0.5, ge=0)  # standard deviation of that over users
