@@ -21,7 +21,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from umair.config import AnySection, Section, fingerprint, load_config, merge
 from umair.errors import ConfigError, ContractError, UmairError
-from umair.evidence import code_digest
+from umair.evidence import code_digest, provenance
 from umair.experiments.config import TWO_PLACES, WeekConfig, laid_over_the_week
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
@@ -162,7 +162,7 @@ def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str
             return going[trial.key]
 
         _fill(study, config, start, at_once)
-        summary = _summary(study, config)
+        summary = {**provenance(f"umair search {file}"), **_summary(study, config)}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
