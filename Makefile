@@ -65,7 +65,7 @@ drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on 
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds, 320 trainings, 14 hours of one core
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (325 trainings, some eight hours on two cores)
 	@$(RUN) umair experiments conf/experiments/paper.yaml conf/experiments/paper_free.yaml --page docs/evidence/table4.md
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md
 
