@@ -81,7 +81,7 @@ def test_a_preset_is_what_it_says_and_any_key_beside_it_counts_more():
     umair = RankerConfig(preset="umair", deep_dropout=0.4)
     assert (umair.matched, umair.counters, umair.deep, umair.deep_dropout) == (MODALITIES, True, (128, 64, 32), 0.4)
     corrected = RankerConfig(preset="corrected")
-    assert (corrected.matched, corrected.counters, corrected.projected_experts, corrected.penalties) == ((), True, True, True)
+    assert (corrected.matched, corrected.counters, corrected.projected_experts, corrected.penalties) == ((), True, True, False)
     with pytest.raises(ValidationError, match="preset 'best'; known: paper, corrected, umair, authors, fair"):
         RankerConfig(preset="best")
     for name in ("authors", "fair"):  # it would be our own ranker, by default, with some of a rival's keys
