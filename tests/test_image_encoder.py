@@ -24,6 +24,7 @@ from umair.model.image_encoder import (
     to_pixels,
 )
 from umair.model.painting_style import StylePool, style_vector
+from umair.model.texture import TEXTURE_WIDTH, texture
 from umair.storage import read_facts, write_folder
 
 torch.set_num_threads(1)
@@ -82,6 +83,16 @@ def test_style_log_is_log_of_one_plus_style() -> None:
         torch.testing.assert_close(tiny(style_log=True)(pixels()).style_BY, tiny()(pixels()).style_BY.log1p())
 
 
+def test_fine_texture_stands_beside_the_pooled_maps_and_is_of_the_pixels_themselves() -> None:
+    plain, fine = (tiny(style_texture=on, pixel_mean=(0.5, 0.5, 0.5)) for on in (False, True))
+    assert fine.style_width == plain.style_width + TEXTURE_WIDTH
+    with torch.inference_mode():
+        expected_BY = torch.cat([plain(pixels()).style_BY, texture(pixels())], 1)
+        torch.testing.assert_close(fine(pixels()).style_BY, expected_BY, rtol=0, atol=0)
+        torch.testing.assert_close(fine.deep_and_style(pixels())[1], expected_BY, rtol=0, atol=0)
+        torch.testing.assert_close(fine(pixels()).semantic_BS, plain(pixels()).semantic_BS, rtol=0, atol=0)
+
+
 def test_pixel_mean_and_std_standardise_the_input() -> None:
     shifted = tiny(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.25, 0.25, 0.25))
     with torch.inference_mode():
@@ -122,6 +133,7 @@ def test_the_fingerprint_stands_for_weights_and_configuration_alone(tmp_path: Pa
     assert fingerprint(tiny()) == fingerprint(tiny())
     assert fingerprint(tiny(seed=1)) != fingerprint(tiny())
     assert fingerprint(tiny(style_log=True)) != fingerprint(tiny())
+    assert fingerprint(tiny(style_texture=True)) != fingerprint(tiny())
     original = fingerprint(tiny())
     weights = str(tmp_path / "weights.safetensors")
     again = build_image_encoder(TINY.model_copy(update={"weights": weights}))  # where they came from does not matter

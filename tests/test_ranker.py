@@ -46,6 +46,7 @@ def ranker(**changes: object) -> UmairRanker:
     (10_597_028, {"experts": 4}),
     (10_580_580, {"modalities": ["semantic", "text", "profile"]}),  # w/o STY
     (10_531_428, {"modalities": ["style", "text", "profile"]}),  # w/o SEM, clean: the paper's row has another bug
+    (10_547_812, {"modalities": ["style", "text", "profile"], "text_for_style": True}),  # w/o SEM as the authors ran it
     (10_564_196, {"modalities": ["semantic", "style", "profile"]}),  # w/o TSEM
     (10_522_532, {"cross_layers": 0}),  # w/o DCN-V2
     (10_708_772, {"contribution": "none"}),  # w/o UMCM as the authors' code concatenates
@@ -204,6 +205,24 @@ def test_an_illustration_without_any_vector_counts_by_its_profile_alone():
     assert (scores.match_BM[:, :3] == 0).all()
     assert (scores.match_BM[:, 3] != 0).any()
     assert scores.logit_B.isfinite().all()
+
+
+def test_text_in_the_styles_place_is_read_twice_and_the_style_never():
+    model, batch = ranker(modalities=["style", "text", "profile"], text_for_style=True, standardise=True).eval(), random_batch()
+    model.set_vector_scale("style", torch.full((6,), 9.0), torch.full((6,), 9.0))  # of the style, which it does not read
+    model.set_vector_scale("text", torch.full((8,), 0.3), torch.full((8,), 2.0))
+    assert model.project["style"].in_features == model.project["text"].in_features == WIDTHS["text"]
+    assert model.project["style"].mean_D.tolist() == model.project["text"].mean_D.tolist()
+
+    def said(**vectors: torch.Tensor) -> torch.Tensor:
+        return model(replace(batch, vectors_BD=batch.vectors_BD | vectors)).logit_B
+
+    torch.testing.assert_close(said(style=torch.full((6, 6), 1e6)), said(), rtol=0, atol=0)
+    assert not torch.allclose(said(text=batch.vectors_BD["text"].flip(0)), said())
+    known_BM = torch.stack([batch.known("text"), batch.known("text"), batch.known("profile")], 1)
+    assert torch.equal(model(batch).contribution_BM > 0, known_BM)  # where there is no text, both places are empty
+    assert not known_BM.all()
+    assert not torch.equal(batch.known("style"), batch.known("text"))
 
 
 @pytest.mark.parametrize("form", ["paper", "match", "no contribution"])

@@ -16,6 +16,7 @@ OTHER = {  # values of each key, of which at least one is not the base's
     "inputs": ["authors", "all"], "vector_fields": [2], "embedding_width": [4], "embedding_std": [0.5], "counters": [True, False],
     "ids": [False, True], "totals": [False, True], "interests": [True, False], "id_dropout": [0.5], "tower": [(12, 6)],
     "tower_dropout": [0.3], "modalities": [("semantic", "profile"), ("style", "text")], "standardise": [True, False],
+    "text_for_style": [True, False],
     "contribution": ["attention", "senet", "mixed", "item", "none"], "experts": [2], "projected_experts": [True, False],
     "score": ["hadamard", "dot"], "scaled_scores": [True, False], "batch_mean": [True, False], "senet_sum": [True, False],
     "attention_dropout": [0.3], "cross_layers": [1, 0], "cross_rank": [2], "cross_experts": [3], "deep": [(9, 4)],
@@ -33,7 +34,7 @@ BASES = {
     "batch mean": {"batch_mean": True}, "profile": {"modalities": ["profile"]},
     "content": {"modalities": ["semantic", "style"], "linear": False, "match": True},
     "content, no ids": {"modalities": ["semantic", "style"], "linear": False, "match": True, "ids": False, "counters": True},
-    "no ids": {"ids": False}, "new ids": {"id_dropout": 0.3},
+    "no ids": {"ids": False}, "no style": {"modalities": ["semantic", "profile"]}, "new ids": {"id_dropout": 0.3},
     **{f"{form} {inputs}": {"form": form, "inputs": inputs} for inputs in ("ids", "authors", "all")
        for form in ("dcn", "xdeepfm", "fibinet", "difm", "dcn_v2", "final_mlp")},
     "dcn_v2 uncrossed": {"form": "dcn_v2", "cross_layers": 0}}

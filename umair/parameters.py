@@ -18,7 +18,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], int]] = {  # name -> what differs fro
     "ATT x 4": ({"experts": 4}, 10_597_028),
     "w/o STY": ({"modalities": ["semantic", "text", "profile"]}, 10_580_580),
     "w/o SEM": (WITHOUT_SEMANTIC, 10_531_428),
-    "w/o SEM as the authors ran it": (WITHOUT_SEMANTIC, 10_547_812),
+    "w/o SEM as the authors ran it": ({**WITHOUT_SEMANTIC, "text_for_style": True}, 10_547_812),
     "w/o TSEM": ({"modalities": ["semantic", "style", "profile"]}, 10_564_196),
     "w/o DCN-V2": ({"cross_layers": 0}, 10_522_532),
     **{f"SEN x {count}": ({"contribution": "senet", "experts": count}, 10_597_028 + 580 * count) for count in range(1, 5)},
@@ -36,10 +36,9 @@ NOTES = {
 def parameter_table() -> dict[str, dict[str, Any]]:
     """name -> trainable (weights), keras (with the running statistics of batch norm, as the paper counts), paper, and where
     they differ or need a word, difference and note."""
-    counted = {name: (_count({"form": name, "inputs": "authors"}, WIDTHS), paper) for name, paper in RIVAL_COUNTS.items()}
+    counted = {name: (_count({"form": name, "inputs": "authors"}), paper) for name, paper in RIVAL_COUNTS.items()}
     for name, (changes, paper) in ABLATIONS.items():
-        twice = {**WIDTHS, "style": WIDTHS["text"]} if name == "w/o SEM as the authors ran it" else WIDTHS
-        counted[name] = _count(changes, twice), paper
+        counted[name] = _count(changes), paper
     table: dict[str, dict[str, Any]] = {}
     for name, (count, paper) in counted.items():
         table[name] = {**count, "paper": paper}
@@ -50,6 +49,6 @@ def parameter_table() -> dict[str, dict[str, Any]]:
     return table
 
 
-def _count(changes: dict[str, Any], widths: dict[str, int]) -> dict[str, int]:
+def _count(changes: dict[str, Any]) -> dict[str, int]:
     config = RankerConfig(**changes)
-    return count_parameters((UmairRanker if config.form == "umair" else RIVALS[config.form])(config, widths))
+    return count_parameters((UmairRanker if config.form == "umair" else RIVALS[config.form])(config, WIDTHS))

@@ -22,6 +22,7 @@ from umair.config import Section, fingerprint
 from umair.errors import ConfigError, StorageError
 from umair.model.feature_maps import BackboneMaps, FeatureMaps, ResidualMaps, load_whole, resnet_config
 from umair.model.painting_style import StyleForm, StylePool
+from umair.model.texture import TEXTURE_WIDTH, texture
 
 PREPROCESSING = "rgb-bilinear-1"  # part of the fingerprint; raise the number when our code would make other pixels or
 #                                    vectors of the same file and weights: a test holds vectors against it
@@ -47,6 +48,7 @@ class ImageEncoderConfig(Section):
     style_stages: int = Field(1, gt=0)  # stages whose last block joins them, from the first on
     style_width: int | None = Field(None, gt=0)  # None: the channels of stage 1, as in the paper
     style_log: bool = False  # sign * log(1 + |style|), which tames its long tail; the paper has none
+    style_texture: bool = False  # fine texture, straight from the pixels, beside them; the paper has none
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from [0, 1] RGB; the authors subtract nothing
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by; ImageNet weights want 0.229, 0.224, 0.225
     weights: str | None = None  # start from a .safetensors file, a Hugging Face folder or a hub name; None: random
@@ -91,7 +93,8 @@ class ImageEncoder(nn.Module):
         self.config = config
         self.maps = maps or (BackboneMaps(config) if config.backbone is not None else ResidualMaps(config))
         self.style = StylePool(config.style, self.maps.style_channels, config.style_width, log=config.style_log)
-        self.semantic_width, self.style_width = self.maps.semantic_width, self.style.width
+        self.semantic_width = self.maps.semantic_width
+        self.style_width = self.style.width + config.style_texture * TEXTURE_WIDTH
         self.deep_width = self.maps.last_width  # of `deep`
         self.picture_size = config.picture_size
         self.pixel_mean: Tensor  # [3, 1, 1]
@@ -102,7 +105,7 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> ImageVectors:
         """Both vectors of float32 RGB pictures in [0, 1], [B, 3, picture_size, picture_size]."""
         maps = self._run(pixels_BCHW, to_last=False)
-        return ImageVectors(_mean(maps.semantic), self.style.joined(maps.style))
+        return ImageVectors(_mean(maps.semantic), self._style(pixels_BCHW, maps))
 
     def deep(self, pixels_BCHW: Tensor) -> Tensor:
         """The mean of the deepest map, [B, deep_width], by which the pretext trains every layer.
@@ -114,7 +117,11 @@ class ImageEncoder(nn.Module):
     def deep_and_style(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`deep` and the style vector from one pass."""
         maps = self._run(pixels_BCHW, to_last=True)
-        return _mean(maps.last), self.style.joined(maps.style)
+        return _mean(maps.last), self._style(pixels_BCHW, maps)
+
+    def _style(self, pixels_BCHW: Tensor, maps: FeatureMaps) -> Tensor:
+        style_BY = self.style.joined(maps.style)
+        return torch.cat([style_BY, texture(pixels_BCHW)], 1) if self.config.style_texture else style_BY
 
     def _run(self, pixels_BCHW: Tensor, *, to_last: bool) -> FeatureMaps:
         maps: FeatureMaps = self.maps(self.scaled(pixels_BCHW), self.style.pooled, to_last=to_last)

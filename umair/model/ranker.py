@@ -101,6 +101,7 @@ class RankerConfig(Section):
     tower_dropout: float = Field(0.5, ge=0, lt=1)  # behind each hidden layer of the towers
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(_in_order)] = Field(
         ("semantic", "style", "text", "profile"), min_length=1)  # what of an illustration is weighed
+    text_for_style: bool = False  # the style's place reads the tags' text once more: the authors' run "w/o SEM"
     standardise: bool = False  # vectors in standard deviations of the week's illustrations
     contribution: Literal["attention", "senet", "mixed", "item", "none"] = "attention"  # item: for all; none: side by side
     experts: int = Field(3, gt=0)  # of the contribution; mixed: attention and SENet in turns
@@ -244,8 +245,9 @@ class UmairRanker(Ranker):
         if "profile" in self.modalities:
             item_width = self.item_profile.width + config.counters * len(COUNTERS[ITEM_COUNTERS])
             self.item_tower = tower(item_width, config.tower, config.tower_dropout)
-        self.project = nn.ModuleDict({name: Projection(name, widths[name], shared)
-                                      for name in self.modalities if name != "profile"})
+        self.read = {name: "text" if name == "style" and config.text_for_style else name for name in self.modalities}
+        self.project = nn.ModuleDict({name: Projection(read, widths[read], shared)
+                                      for name, read in self.read.items() if name != "profile"})
         self.contribution = _contribution(config)
         mixed = shared * (1 if self.contribution else len(self.modalities))
         self.counters = Counters() if config.counters else None
@@ -322,8 +324,8 @@ class UmairRanker(Ranker):
 
     def _modality_vectors(self, batch: Batch) -> Tensor:
         """[B, M, D]: each modality of the illustration, brought to one width."""
-        return torch.stack([F.relu(self.project[name](batch.vectors_BD[name])) if name in self.project
-                            else self._item(batch) for name in self.modalities], 1)
+        return torch.stack([F.relu(self.project[name](batch.vectors_BD[read])) if name in self.project
+                            else self._item(batch) for name, read in self.read.items()], 1)
 
     def _with_matches(self, modality_BMD: Tensor, matches: Matches) -> Tensor:
         """Each modality plus its match, if it is matched."""
@@ -333,7 +335,7 @@ class UmairRanker(Ranker):
 
     def _contribute(self, batch: Batch, user_BD: Tensor, modality_BMD: Tensor) -> tuple[Tensor, Tensor | None]:
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
-        known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
+        known_BM = torch.stack([batch.known(read) for read in self.read.values()], 1)
         if self.contribution is None:
             return (modality_BMD * known_BM[:, :, None]).flatten(1), None
         mixed_BD, weight_BM = self.contribution(user_BD, modality_BMD, known_BM)

@@ -28,6 +28,8 @@ def _silent_to_ours(config: RankerConfig) -> frozenset[str]:
         silent |= OF_MATCHES
     if set(config.modalities) == {"profile"}:
         silent |= {"standardise"}
+    if "style" not in config.modalities:
+        silent |= {"text_for_style"}
     if not ("profile" in config.modalities or config.linear or config.machine):
         silent |= OF_ITEMS
     return frozenset(silent)
