@@ -10,7 +10,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed bench-train evidence-encoders experiments drawn params docs clean
+.PHONY: help setup doctor demo week movielens faces terms test lint types bench-embed bench-train evidence-encoders experiments drawn drawn-fine params docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,11 @@ drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on 
 	@$(RUN) umair world --config conf/drawn.yaml
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md
+
+drawn-fine: $(VENV)/.ready ## docs/evidence/rankers_on_drawn_fine.md: the same world through encoders that see more (27 trainings, an hour with the week)
+	@$(RUN) umair world --config conf/drawn_fine.yaml
+	@$(SUBMIT) jobs/weekly.py --config conf/drawn_fine.yaml --week 2026-W10
+	@$(RUN) umair experiments conf/experiments/drawn_fine.yaml conf/experiments/drawn_fine_rivals.yaml --page docs/evidence/rankers_on_drawn_fine.md
 
 experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (325 trainings, some eight hours on two cores)
 	@$(RUN) umair experiments conf/experiments/paper.yaml conf/experiments/paper_free.yaml --page docs/evidence/table4.md
