@@ -65,13 +65,14 @@ drawn: $(VENV)/.ready ## docs/evidence/rankers_on_drawn.md: rankers compared on 
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn.yaml --page docs/evidence/rankers_on_drawn.md
 
-drawn-fine: $(VENV)/.ready ## docs/evidence/rankers_on_drawn_fine.md: the same world through encoders that see more (27 trainings, an hour with the week)
+drawn-fine: $(VENV)/.ready ## docs/evidence/rankers_on_drawn_fine.md: the same world through encoders that see more (23 trainings, three quarters of an hour with the week)
 	@$(RUN) umair world --config conf/drawn_fine.yaml
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn_fine.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn_fine.yaml conf/experiments/drawn_fine_rivals.yaml --page docs/evidence/rankers_on_drawn_fine.md
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (325 trainings, some eight hours on two cores)
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (340 trainings, some eight hours on two cores)
 	@$(RUN) umair experiments conf/experiments/paper.yaml conf/experiments/paper_free.yaml --page docs/evidence/table4.md
+	@$(RUN) umair experiments conf/experiments/paper_without_semantic.yaml --page docs/evidence/table4_without_semantic.md
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md
 
 params: $(VENV)/.ready ## weights of the paper's rankers, rivals and ablations beside the paper's counts, as JSON
