@@ -91,6 +91,10 @@ def test_fine_texture_stands_beside_the_pooled_maps_and_is_of_the_pixels_themsel
         torch.testing.assert_close(fine(pixels()).style_BY, expected_BY, rtol=0, atol=0)
         torch.testing.assert_close(fine.deep_and_style(pixels())[1], expected_BY, rtol=0, atol=0)
         torch.testing.assert_close(fine(pixels()).semantic_BS, plain(pixels()).semantic_BS, rtol=0, atol=0)
+        with torch.autocast("cpu", torch.bfloat16):  # as embed_images.precision has it
+            rounded_BY = fine(pixels()).style_BY
+    torch.testing.assert_close(rounded_BY[:, -TEXTURE_WIDTH:], texture(pixels()), rtol=0, atol=0)
+    assert not torch.equal(rounded_BY[:, :-TEXTURE_WIDTH], expected_BY[:, :-TEXTURE_WIDTH])
 
 
 def test_pixel_mean_and_std_standardise_the_input() -> None:

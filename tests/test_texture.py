@@ -83,11 +83,26 @@ def test_more_grain_is_more_of_every_count():
 
 def test_a_picture_does_not_depend_on_its_batch_nor_on_a_half_precision_around_it():
     pixels = pictures(batch=3)
-    torch.testing.assert_close(texture(pixels)[1:2], texture(pixels[1:2]))
+    expected = texture(pixels)
+    assert (expected.shape, expected.dtype) == ((3, TEXTURE_WIDTH), torch.float32)
+    torch.testing.assert_close(texture(pixels[1:2]), expected[1:2])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(texture(pixels), by_place(pixels).flatten(1))
-        assert texture(pixels).dtype == torch.float32
-    assert texture(pixels).shape == (3, TEXTURE_WIDTH)
+        torch.testing.assert_close(texture(pixels), expected, rtol=0, atol=0)
+    half = texture(pixels.half())  # sums are float32, so that only the pixels are rounded
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, expected, atol=2e-3, rtol=0)
+
+
+def test_a_count_is_never_below_zero():
+    ramp = torch.linspace(0, 1, 256).expand(1, 3, 256, 256)
+    assert (texture(ramp) >= 0).all()
+    assert (texture(torch.full((1, 3, 256, 256), 0.7)) >= 0).all()
+
+
+def test_sides_that_do_not_divide_by_four_lose_their_rest_at_the_coarser_scales():
+    pixels = pictures(size=18)
+    torch.testing.assert_close(by_place(pixels)[:, 2], by_place(pixels[..., :16, :16])[:, 2])
+    assert not torch.allclose(by_place(pixels)[:, 0], by_place(pixels[..., :16, :16])[:, 0])
 
 
 def test_too_small_a_picture_is_refused():

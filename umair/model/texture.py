@@ -24,14 +24,16 @@ def texture(pixels_BCHW: Tensor) -> Tensor:
     positions of d^2 / (d^2 + t^2), a smooth count of those above it. The order is scale, difference, threshold.
 
     Not in the paper, whose style vector sees a picture only after a convolution has halved it (docs/decisions/021). The same
-    for every rotation by half a turn; a mirror swaps the diagonals. Raises ValueError below SMALLEST pixels a side.
+    for a picture turned by half, and a mirror swaps the diagonals, where the sides divide by four; else pooling leaves their
+    last rows and columns out. Raises ValueError below SMALLEST pixels a side.
     """
     height, width = pixels_BCHW.shape[2:]
     if min(height, width) < SMALLEST:
         raise ValueError(f"pictures of {height} x {width}; texture needs {SMALLEST} x {SMALLEST}")
     with torch.autocast(pixels_BCHW.device.type, enabled=False):
         grey_BHW = pixels_BCHW.float().mean(1)
-        return torch.cat([_counts(grey_BHW if scale == 1 else F.avg_pool2d(grey_BHW, scale)) for scale in SCALES], 1)
+        of_scales = [grey_BHW if scale == 1 else F.avg_pool2d(grey_BHW, scale) for scale in SCALES]
+        return torch.cat([_counts(part_BHW) for grey in of_scales for part_BHW in _differences(grey)], 1)
 
 
 def _differences(grey_BHW: Tensor) -> list[Tensor]:
@@ -42,13 +44,8 @@ def _differences(grey_BHW: Tensor) -> list[Tensor]:
     return [right, below, falling, rising, across, below.diff(dim=1), across.diff(dim=1).diff(dim=1) / 4]
 
 
-def _counts(grey_BHW: Tensor) -> Tensor:
-    """[B, differences * K] of one scale."""
-    parts = _differences(grey_BHW)
-    square_BDHW = grey_BHW.new_full((len(grey_BHW), DIFFERENCES, *grey_BHW.shape[1:]), torch.inf)  # counts nothing below
-    for place, part_BHW in enumerate(parts):
-        square_BDHW[:, place, :part_BHW.shape[1], :part_BHW.shape[2]] = part_BHW.square()
-    positions_D = grey_BHW.new_tensor([part_BHW[0].numel() for part_BHW in parts])
-    below_BDK = torch.stack([(square_BDHW + threshold**2).reciprocal().sum((2, 3)) * (threshold**2 / positions_D)
-                             for threshold in THRESHOLDS], 2)
-    return (1 - below_BDK).flatten(1)  # d^2 / (d^2 + t^2) is 1 - t^2 / (d^2 + t^2)
+def _counts(difference_BHW: Tensor) -> Tensor:
+    """[B, K], one difference at a time: together they would be seven times as large in memory."""
+    square_BN = difference_BHW.flatten(1).square()
+    below_BK = torch.stack([(square_BN + threshold**2).reciprocal().mean(1) * threshold**2 for threshold in THRESHOLDS], 1)
+    return (1 - below_BK).clamp(min=0)  # d^2 / (d^2 + t^2) is 1 - t^2 / (d^2 + t^2); rounding may pass zero

@@ -36,7 +36,7 @@ class PretextConfig(TaggedConfig):
     loss: Literal["bce", "focal"] = "bce"  # of a tag: binary cross-entropy, or the same with sure ones weighing less
     focal_gamma: float = Field(2.0, ge=0)  # of the focal loss: 0 is bce
     artist_weight: float = Field(0.002, gt=0)  # of the cross-entropy over artists, where `artists` are told apart (009)
-    flip: bool = True  # half the pictures, left to right: changes neither content nor style
+    flip: bool = True  # half the pictures, left to right: changes no content, and of style which way hatching leans
     shift: float = Field(0.05, ge=0, lt=0.5)  # of the picture's size, at most, in each direction
 
 
@@ -90,7 +90,8 @@ def artist_loss(artist_BA: Tensor, artist_B: Tensor, readable_B: Tensor) -> Tens
 
 
 def augment(pictures_BHWC: RGB, config: PretextConfig, chance: np.random.Generator) -> RGB:
-    """Mirrors half the pictures and shifts each a little, edges repeated: neither content nor style changes by that.
+    """Mirrors half the pictures and shifts each a little, edges repeated: content does not change by that, and of style only which way
+    hatching leans.
 
     No scaling, no colours, no blur: palette, line weight and texture are what the style vector should know.
     """
