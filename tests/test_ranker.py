@@ -223,6 +223,8 @@ def test_text_in_the_styles_place_is_read_twice_and_the_style_never():
     assert torch.equal(model(batch).contribution_BM > 0, known_BM)  # where there is no text, both places are empty
     assert not known_BM.all()
     assert not torch.equal(batch.known("style"), batch.known("text"))
+    with pytest.raises(ValidationError, match="text_for_style with a match of the style, which would read the style itself"):
+        small(text_for_style=True, match=True)
 
 
 @pytest.mark.parametrize("form", ["paper", "match", "no contribution"])

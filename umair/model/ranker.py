@@ -142,6 +142,8 @@ class RankerConfig(Section):
         found = [what for what, so in silent.items() if so]
         if found:
             raise ValueError(f"{found[0]}, which would change nothing; leave the first out")
+        if self.text_for_style and "style" in self.matched:
+            raise ValueError("text_for_style with a match of the style, which would read the style itself; leave one out")
         return self
 
     @property

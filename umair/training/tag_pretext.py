@@ -90,8 +90,8 @@ def artist_loss(artist_BA: Tensor, artist_B: Tensor, readable_B: Tensor) -> Tens
 
 
 def augment(pictures_BHWC: RGB, config: PretextConfig, chance: np.random.Generator) -> RGB:
-    """Mirrors half the pictures and shifts each a little, edges repeated: content does not change by that, and of style only which way
-    hatching leans.
+    """Mirrors half the pictures and shifts each a little, edges repeated: content does not change by that, and of style
+    only which way hatching leans.
 
     No scaling, no colours, no blur: palette, line weight and texture are what the style vector should know.
     """
