@@ -6,8 +6,8 @@ Rows of a numeric world with histories of 200. Steps run on one thread of torch;
 Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
 step on batches that are held in memory, before it and after it. "scored" is without gradients, on held batches; "scored, fed" on
 the same files, read and looked up as evaluation does. Ranks have a core each, for all their threads, so that two
-have twice the machine of one; "unbound": all cores for all; "matrix products": what two processes that share nothing are to
-one on this machine.
+have twice the machine of one; "of each rank": two take twice the rows a step, and half the steps; "unbound": all cores for
+all; "matrix products": what two processes that share nothing are to one on this machine.
 "catalogue": see catalogue.py. FOLDER: where `pip install --target FOLDER --no-deps deepctr-torch` put that package, for the
 comparison with its DCNMix.
 """
@@ -57,6 +57,10 @@ BATCHES = (128, 1_024, 8_192)
 FORMS = (DEFAULT, "paper", "ids")
 REPEATS = 2
 SPARSE_FROM = 10_000  # rows of a table
+RANKS = {  # rows of a step over all ranks, of one rank and of two; whether each rank has a core of its own
+    "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 8192": ((8_192, 8_192), True),
+    "batch 1024 of each rank": ((1_024, 2_048), True), "batch 4096 of each rank": ((4_096, 8_192), True),
+    "batch 1024, unbound": ((1_024, 1_024), False)}
 HELD_ROWS = 16_384  # at the least: 16 steps of 128 rows are a third of a second
 
 
@@ -144,25 +148,27 @@ def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:
 
 
 def _ranks(ranker: RankerConfig, inputs: TrainingInputs, folder: Path) -> dict[str, Any]:
-    """Rows a second of one epoch on one Horovod rank and on two, one thread of torch each, the same global batch."""
+    """Rows a second of the steps of one epoch on one Horovod rank and on two, one thread of torch each. `beside`: the seconds
+    that each run took beside its steps, which a longer training has once (set-up) or once an epoch (validation, checkpoint)."""
     spark = start_spark({"spark.master": "local[2]", "spark.ui.enabled": "false"})
     try:
         found = {}
-        for batch, bound in ((1_024, True), (4_096, True), (1_024, False)):
-            facts = {count: _epoch(spark, ranker, inputs, folder, TrainingConfig(batch=batch, ranks=count), bound) for count in (1, 2)}
-            rates = {count: each["rows"] / (each["seconds"] - each["phases"]["validate"]) for count, each in facts.items()}
-            found[f"batch {batch}{'' if bound else ', unbound'}"] = {
+        for name, (batches, bound) in RANKS.items():
+            facts = {count: _epoch(spark, ranker, inputs, folder / f"ranks, {name}, {count}", TrainingConfig(batch=batch, ranks=count), bound)
+                     for count, batch in enumerate(batches, start=1)}
+            rates = {count: each["rows"] / each["phases"]["train"] for count, each in facts.items()}
+            found[name] = {
                 "rows_per_second": {str(count): round(rate) for count, rate in rates.items()},
+                "beside": {str(count): round(each["seconds"] - each["phases"]["train"], 2) for count, each in facts.items()},
                 "bytes_sent_per_step": facts[2]["bytes_sent_per_step"], "two_over_one": round(rates[2] / rates[1], 3)}
         return found
     finally:
         spark.stop()
 
 
-def _epoch(spark: Any, ranker: RankerConfig, inputs: TrainingInputs, folder: Path, config: TrainingConfig, bound: bool
+def _epoch(spark: Any, ranker: RankerConfig, inputs: TrainingInputs, made: Path, config: TrainingConfig, bound: bool
            ) -> dict[str, Any]:
-    made = folder / f"ranks-{config.ranks}-{config.batch}-{bound}"
-    arguments = {"bound": bound, "ranker": ranker, "config": config, "inputs": inputs, "root": str(folder / "world"),
+    arguments = {"bound": bound, "ranker": ranker, "config": config, "inputs": inputs, "root": str(made.parent / "world"),
                  "folder": str(made)}
     facts: dict[str, Any] = run_ranks(spark, _train, arguments, config.ranks)[0]
     return facts

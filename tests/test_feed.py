@@ -56,6 +56,18 @@ def test_small_batches_are_gathered_and_large_ones_are_not(site, monkeypatch):
     assert sorted(set(sizes)) == sorted({7 + 7 + 7, 5 + 40, 1 + 2 + sum(count_rows(site.test_files).values()) - sum(SIZES)})
 
 
+def test_so_many_small_batches_are_made_ahead_as_have_the_rows_of_a_large_one(site, monkeypatch):
+    depths: list[int] = []
+    monkeypatch.setattr(feed, "ahead", lambda items, depth: (depths.append(depth), iter(items))[1])
+    rankers = {name: load_ranker(Path(folder)) for name, folder in site.plan.rankers.items()}
+    rows = count_rows(site.test_files)
+    for size in (16, 100):
+        monkeypatch.setattr(feed, "ROWS_AHEAD", 64)
+        sizes = [size] * (sum(rows.values()) // size)
+        list(feed.Feed(site.plan.open_features(), rankers, "cpu").batches(rows, sizes))
+    assert depths == [4, feed.AHEAD]
+
+
 def _same(one: Any, other: Any) -> None:
     for name, value in one.__dict__.items():
         if name != "catalogue":

@@ -144,7 +144,7 @@ def test_a_rival_beside_changes_nothing_for_the_ranker(store, tmp_path):
 def test_a_loss_that_is_no_number_stops_names_the_step_and_keeps_the_checkpoint_before(store, tmp_path):
     given = arguments(store, tmp_path / "good", epochs=1, rivals={"dcn_v2": RIVAL})
     steep = {**given, "config": given["config"].model_copy(update={"learning_rate": 1e38}), "folder": str(tmp_path / "steep")}
-    with pytest.raises(ContractError, match=r"ranker 'main', step \d+: found loss (nan|inf).*last good checkpoint is kept: there is none"):
+    with pytest.raises(ContractError, match=r"ranker 'main', step \d+ \(batch \d+ of epoch 1\): found loss (nan|inf).*last good checkpoint is kept: there is none"):
         train_rankers(Ranks(), **steep)
     assert not (tmp_path / "steep").exists()
 
@@ -159,7 +159,7 @@ def test_a_poisoned_batch_is_named_and_the_checkpoint_before_it_is_kept_and_soun
         return step(trainee, replace(batch, long_interest_BD=batch.long_interest_BD * nothing), *args, **named)
 
     monkeypatch.setattr(Trainee, "step", poisoned)
-    with pytest.raises(ContractError, match=r"ranker 'main', step 8: found loss nan; expected a finite loss.*last good checkpoint "
+    with pytest.raises(ContractError, match=r"ranker 'main', step 8 \(batch 8 of epoch 1\): found loss nan; expected a finite loss.*last good checkpoint "
                                             r"is kept: (\S+)") as error:
         train_rankers(Ranks(), **arguments(store, tmp_path / "poisoned", epochs=1))
     kept = Path(re.search(r"is kept: (\S+)", str(error.value))[1])
@@ -185,6 +185,22 @@ def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatc
                                             r"expected finite ones.*last good checkpoint is kept: there is none yet"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1))
     assert not list(tmp_path.glob("checkpoints-*/**/step-*"))
+
+
+def test_statistics_that_the_last_step_of_an_epoch_has_ruined_are_not_kept_as_the_best(store, tmp_path, monkeypatch):
+    """An infinite variance gives scores that are numbers, so that validation would see nothing. Twelve steps an epoch."""
+    step, seen = Trainee.step, []
+
+    def ruinous(trainee, batch, *args, **named):
+        step(trainee, batch, *args, **named)
+        seen.append(batch)
+        if len(seen) == 12:
+            next(value for name, value in trainee.ranker.named_buffers() if name.endswith("running_var")).fill_(float("inf"))
+
+    monkeypatch.setattr(Trainee, "step", ruinous)
+    with pytest.raises(ContractError, match=r"ranker 'main', step 12: found weights or statistics that are not finite, first \S+running_var;"):
+        train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1, checkpoint_steps=100))
+    assert not list(tmp_path.glob("checkpoints-*/**/*.safetensors"))
 
 
 @dataclass(frozen=True)

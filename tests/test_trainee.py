@@ -121,7 +121,7 @@ def spoil(ranks: Ranks) -> str:
     of = trainee(ranks)
     of.recent = [torch.tensor(value) for value in ([0.5, float("inf"), float("nan")] if ranks.index else [0.5, 0.5, float("nan")])]
     try:
-        of.take_loss(13, "checkpoint-10")
+        of.take_loss(13, 10, "checkpoint-10")
     except ContractError as error:
         return str(error)
     return "nothing"
@@ -130,7 +130,7 @@ def spoil(ranks: Ranks) -> str:
 def test_a_loss_that_is_no_number_is_laid_on_the_rank_and_step_where_it_began(spark) -> None:
     first, second = run_ranks(spark, spoil, {}, 2)
     assert first == second
-    assert "step 12 on rank 1: found loss inf" in first
+    assert "step 12 on rank 1 (batch 2 of epoch 2): found loss inf" in first
     assert "the last good checkpoint is kept: checkpoint-10" in first
 
 
@@ -140,7 +140,7 @@ def test_statistics_that_an_enormous_input_leaves_are_refused_though_loss_and_we
     of.step(batch, seed=0)
     of.require_finite(1, "checkpoint-1")
     of.step(replace(batch, long_interest_BD=batch.long_interest_BD * 1e30), seed=1)
-    assert of.take_loss(2, "checkpoint-1") < 10
+    assert of.take_loss(2, 2, "checkpoint-1") < 10
     assert weights(of).isfinite().all()
     with pytest.raises(ContractError, match=r"ranker 'main', step 2: found weights or statistics that are not finite, first user_tower\.1\.running_var; "
                                             r"expected finite ones.*enormous vectors; the last good checkpoint is kept: checkpoint-1$"):

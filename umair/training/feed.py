@@ -16,7 +16,9 @@ from umair.training.lookup import COLUMNS, lookups_of
 from umair.training.reader import Rows, read_batches
 
 Item = TypeVar("Item")
-AHEAD = 2  # batches made while the present one is used
+AHEAD = 2  # batches made while the present one is used, at the least
+ROWS_AHEAD = 8_192  # of small ones so many rows: a group of rows comes at once from its file, and a rank that waits for it
+#                     keeps the others waiting
 AT_ONCE = 1_024  # rows looked up together: small batches one by one would keep Python from the thread that trains
 
 
@@ -37,7 +39,8 @@ class Feed:
         """By ranker's name, batch after batch; arguments and errors are those of `read_batches` and `Lookup.batch`."""
         rows = read_batches(rows_by_file, COLUMNS, sizes, order=order, pool=pool, skip=skip)
         made = (batches for each in _gathered(self._timed("read", rows)) for batches in self._make(each))
-        for batches in self._timed("wait", ahead(made, AHEAD)):
+        depth = max(AHEAD, ROWS_AHEAD // max(sizes, default=ROWS_AHEAD))
+        for batches in self._timed("wait", ahead(made, depth)):
             yield batches if self.device == "cpu" else self._moved(batches)
 
     def _make(self, several: list[Rows]) -> list[dict[str, Batch]]:

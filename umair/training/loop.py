@@ -172,24 +172,32 @@ class _Run:
 
     def _save(self) -> None:
         """The first rank writes a checkpoint at the present position; the others wait for it. All have the same weights and,
-        once shared, the same statistics, and refuse alike those that are not finite."""
-        self._share_statistics()
-        for trainee in self.trainees.values():
-            trainee.require_finite(self.steps_done, self._kept)
+        once settled, the same statistics, and refuse alike those that are not finite."""
+        self._settle()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
                      "ranks": self.ranks.count}
             self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
         self.ranks.barrier()
 
-    def _share_statistics(self) -> None:
+    def _settle(self) -> None:
+        """Gives all ranks the same statistics, and raises ContractError for rankers that are not worth keeping."""
         for trainee in self.trainees.values():
             self.ranks.share_statistics(trainee.ranker)
+            trainee.require_finite(self.steps_done, self._kept)
 
     # ------------------------------------------------------------ an epoch
     def train_epoch(self) -> None:
         """Trains from the present position to the end of its epoch, measures on the validation window, saves."""
-        epoch, first, plan = self.position.epoch, self.position.step, self.plan
+        epoch = self.position.epoch
+        self._timed("train", lambda: self._take_steps(epoch))
+        self.position = Position(epoch + 1, 0)
+        self._timed("validate", self._validate)
+        self._timed("checkpoint", self._save)
+
+    def _take_steps(self, epoch: int) -> None:
+        """From the present position to the last step of the epoch."""
+        first, plan = self.position.step, self.plan
         progress = Progress(self.ranks.say, f"train, epoch {epoch + 1} of {self.config.epochs}", plan.rows,
                             plan.rows_after(first))
         batches = self.feed.batches(plan.rows_by_file, plan.sizes, order=(self.config.seed, epoch, self.ranks.index),
@@ -200,9 +208,6 @@ class _Run:
                 trainee.step(batch[name], seed, share, rate)
             self.position = Position(epoch, step + 1)
             self._after_step(progress)
-        self.position = Position(epoch + 1, 0)
-        self._timed("validate", self._validate)
-        self._timed("checkpoint", self._save)
 
     def _rate(self, epoch: int, step: int) -> float:
         """The learning rate of a step: a function of its place alone, so that a checkpoint need not keep it."""
@@ -232,15 +237,15 @@ class _Run:
 
     def _add_point(self) -> dict[str, float]:
         """Adds to the curve each ranker's mean loss over all ranks and the steps since the last point."""
-        losses = self.ranks.mean({name: trainee.take_loss(self.steps_done, self._kept)
-                                  for name, trainee in self.trainees.items()})
+        losses = {name: trainee.take_loss(self.steps_done, self.plan.steps, self._kept)
+                  for name, trainee in self.trainees.items()}
         self.curve.append({"epoch": self.position.epoch, "step": self.position.step,
                            "rows": self.plan.rows_after(self.position.step), "loss": losses})
         return losses
 
     def _validate(self) -> None:
         """Adds each ranker's exact log loss and AUC over the validation rows of all ranks."""
-        self._share_statistics()
+        self._settle()
         plan = plan_epoch(self.inputs.rows_by_file["valid"], self.ranks.count, self.ranks.index, VALIDATION_BATCH,
                           "window_valid")
         scores: dict[str, list[torch.Tensor]] = {name: [] for name in self.trainees}

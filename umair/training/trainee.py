@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -106,24 +106,30 @@ class Trainee:
             start += size
         return torch.stack(losses).sum()
 
-    def take_loss(self, step: int, kept: str) -> float:
-        """The mean loss of this rank's recent steps, of which `step` is the last; forgets them. Every rank calls it alike.
+    def take_loss(self, step: int, steps: int, kept: str) -> float:
+        """The mean loss over all ranks of the recent steps, of which `step` is the last; forgets them. Every rank calls it.
 
-        Raises ContractError, on every rank, that names the first step and the rank whose loss was not a number: a step later
-        the others have none either. `kept` is the checkpoint before it.
+        Raises ContractError, on every rank, that names the first step, its batch and the rank whose loss was not a number: a
+        step later the others have none either. An epoch has `steps`; `kept` is the checkpoint before it.
         """
         losses: list[float] = torch.stack(self.recent).tolist()
         self.recent.clear()
-        wrong = next(((place, str(loss)) for place, loss in enumerate(losses, start=step - len(losses) + 1)
-                      if not math.isfinite(loss)), None)
-        found = [(place, rank, loss) for rank, (place, loss) in enumerate(self.ranks.gather(wrong or (None, ""))) if place]
-        if found:
-            place, rank, loss = min(found)
-            where = f" on rank {rank}" if self.ranks.count > 1 else ""
-            raise ContractError(f"ranker '{self.name}', step {place}{where}", f"loss {loss}", "a finite loss",
-                                "lower training.learning_rate, or look for vectors that are not finite; "
-                                f"the last good checkpoint is kept: {kept}")
-        return sum(losses) / len(losses)
+        mean = self.ranks.mean({"loss": sum(losses) / len(losses)})["loss"]
+        if not math.isfinite(mean):  # on every rank, if a loss of one of them is not
+            self._blame(losses, step, steps, kept)
+        return mean
+
+    def _blame(self, losses: list[float], step: int, steps: int, kept: str) -> NoReturn:
+        own = next(((place, str(loss)) for place, loss in enumerate(losses, start=step - len(losses) + 1)
+                    if not math.isfinite(loss)), None)
+        firsts = enumerate(self.ranks.gather(own))
+        place, rank, loss = min((first[0], rank, first[1]) for rank, first in firsts if first)
+        epoch, before = divmod(place - 1, steps)
+        where = f" on rank {rank}" if self.ranks.count > 1 else ""
+        raise ContractError(f"ranker '{self.name}', step {place}{where} (batch {before + 1} of epoch {epoch + 1})",
+                            f"loss {loss}", "a finite loss",
+                            "lower training.learning_rate, or look for vectors that are not finite; "
+                            f"the last good checkpoint is kept: {kept}")
 
     def require_finite(self, step: int, kept: str) -> None:
         """Raises ContractError when a weight or a running statistic is not finite: a step's loss says nothing of those
