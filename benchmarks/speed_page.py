@@ -68,7 +68,7 @@ def _train(result: Result) -> str:
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over another way to score the same: bringing every listed "
         "illustration of every row to the match's width one by one, where ours sums lists first (no tower is kept from row to row: docs/decisions/011):\n",
         _table(("", "step", "scored", "sums first over one by one"), catalogue),
-        "\nTwo Horovod ranks of one thread over one, rows a second of an epoch's steps, reading included, each rank with a core for itself. The same batch over all ranks, or "
+        "\nTwo Horovod ranks of one thread over one, rows a second of the steps of two epochs, reading included, medians of three rounds, each rank with a core for itself. The same batch over all ranks, or "
         "as many rows of each rank, so that two take half the steps; unbound: all threads on all cores, so that one rank has two cores as well. Matrix products: what two processes can be to one on this machine at all:\n",
         _table(("rows a step", "one", "two", "two over one", "bytes a rank sends a step"), ranks),
         *(["\nThe same bytes with tables of the paper's sizes, by the rows that a rank has in a step: all of them, or with "
