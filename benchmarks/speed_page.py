@@ -53,7 +53,8 @@ def _train(result: Result) -> str:
     steps = [(name, *(each.get(way, "") for way in ("held", "fed", "fed_over_held", "scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
     over_paper = [(batch, *(round(each[way] / result["steps"][f"paper, {batch}"][way], 3) for way in ("held", "fed", "scored")))
                   for name, each in result["steps"].items() for ranker, batch in [name.split(", ")] if ranker == "umair"]
-    ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"], each.get("bytes_sent_per_step", ""))
+    ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"], " to ".join(map(str, each.get("least_and_most", []))),
+              " and ".join(map(str, each.get("beside", {}).values())), each.get("bytes_sent_per_step", ""))
              for name, each in result["ranks"].items()]
     catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
     sent = [(batch, each["dense"], each["sparse"]) for batch, each in result.get("bytes_sent_per_step", {}).items()]
@@ -68,9 +69,10 @@ def _train(result: Result) -> str:
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over another way to score the same: bringing every listed "
         "illustration of every row to the match's width one by one, where ours sums lists first (no tower is kept from row to row: docs/decisions/011):\n",
         _table(("", "step", "scored", "sums first over one by one"), catalogue),
-        "\nTwo Horovod ranks of one thread over one, rows a second of the steps of two epochs, reading included, medians of three rounds, each rank with a core for itself. The same batch over all ranks, or "
+        "\nTwo Horovod ranks of one thread over one, rows a second from an epoch's first row to its last step, reading included, each rank with a core for itself: medians of three rounds, and the median, least and most of the rounds' ratios. "
+        "Set-up, validation and checkpoints are not counted: they are the seconds beside. The same batch over all ranks, or "
         "as many rows of each rank, so that two take half the steps; unbound: all threads on all cores, so that one rank has two cores as well. Matrix products: what two processes can be to one on this machine at all:\n",
-        _table(("rows a step", "one", "two", "two over one", "bytes a rank sends a step"), ranks),
+        _table(("rows a step", "one", "two", "two over one", "least and most", "seconds beside, one and two", "bytes a rank sends a step"), ranks),
         *(["\nThe same bytes with tables of the paper's sizes, by the rows that a rank has in a step: all of them, or with "
            "`training.sparse_from: 10000`, which sends only the rows of large tables that the step read:\n",
            _table(("rows of a rank", "dense", "sparse"), sent)] if sent else []),

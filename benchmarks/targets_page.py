@@ -94,8 +94,8 @@ def _speed() -> Iterator[Target]:
         yield f"DCN-V2 at batches of {batch} over deepctr-torch's, both with a fused Adam", least, each["ours_over_theirs_fused"], "speed"
     for name, each in result["ranks"].items():
         if name.startswith("batch"):
-            how = f"{', twice the batch over both' if 'each rank' in name else ''}{'' if 'unbound' in name else ', each bound to a core'}"
-            yield f"two ranks over one, {name}{how}", 1.7, each["two_over_one"], "speed"
+            rows = "1,024 rows of each rank (two take 2,048 a step)" if "each rank" in name else name
+            yield f"two ranks over one, {rows}{'' if 'unbound' in name else ', each bound to a core'}", 1.7, each["two_over_one"], "speed"
 
 
 def _gpu() -> Iterator[Target]:

@@ -148,9 +148,9 @@ def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:
 
 
 def _ranks(ranker: RankerConfig, inputs: TrainingInputs, folder: Path) -> dict[str, Any]:
-    """Rows a second of the steps of two epochs on one Horovod rank and on two, one thread of torch each: medians over rounds
-    in which every run has its turn. `beside`: the seconds that a run takes beside its steps, which a longer training has
-    once (set-up) or once an epoch (validation, checkpoint)."""
+    """Rows a second of two epochs on one Horovod rank and on two, one thread of torch each, from an epoch's first row to its
+    last step: medians over rounds in which every run has its turn, and the median of the rounds' ratios. `beside`: the
+    seconds of a run beside that, which a longer training has once (set-up) or once an epoch (validation, checkpoint)."""
     spark = start_spark({"spark.master": "local[2]", "spark.ui.enabled": "false"})
     runs = dict.fromkeys((count, batch, bound) for batches, bound in RANKS.values() for count, batch in enumerate(batches, start=1))
     facts: dict[Any, list[dict[str, Any]]] = {run: [] for run in runs}
@@ -169,11 +169,13 @@ def _ranks(ranker: RankerConfig, inputs: TrainingInputs, folder: Path) -> dict[s
 def _two_over_one(facts: list[list[dict[str, Any]]]) -> dict[str, Any]:
     rates = [[each["rows"] * each["epochs"] / each["phases"]["train"] for each in rounds] for rounds in facts]
     one, two = map(statistics.median, rates)
+    ratios = [after / before for before, after in zip(*rates, strict=True)]
     return {"rows_per_second": {"1": round(one), "2": round(two)},
             "all_rounds": {str(count): [round(rate) for rate in each] for count, each in enumerate(rates, start=1)},
             "beside": {str(count): round(statistics.median(each["seconds"] - each["phases"]["train"] for each in rounds), 2)
                        for count, rounds in enumerate(facts, start=1)},
-            "bytes_sent_per_step": facts[1][0]["bytes_sent_per_step"], "two_over_one": round(two / one, 3)}
+            "bytes_sent_per_step": facts[1][0]["bytes_sent_per_step"], "two_over_one": round(statistics.median(ratios), 3),
+            "least_and_most": [round(min(ratios), 3), round(max(ratios), 3)]}
 
 
 def _trained(spark: Any, ranker: RankerConfig, inputs: TrainingInputs, made: Path, config: TrainingConfig, bound: bool

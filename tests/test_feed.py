@@ -56,7 +56,7 @@ def test_small_batches_are_gathered_and_large_ones_are_not(site, monkeypatch):
     assert sorted(set(sizes)) == sorted({7 + 7 + 7, 5 + 40, 1 + 2 + sum(count_rows(site.test_files).values()) - sum(SIZES)})
 
 
-def test_so_many_small_batches_are_made_ahead_as_have_the_rows_of_a_large_one(site, monkeypatch):
+def test_as_many_small_batches_are_made_ahead_as_make_up_the_rows_to_have(site, monkeypatch):
     depths: list[int] = []
     monkeypatch.setattr(feed, "ahead", lambda items, depth: (depths.append(depth), iter(items))[1])
     rankers = {name: load_ranker(Path(folder)) for name, folder in site.plan.rankers.items()}

@@ -56,6 +56,7 @@ def test_two_ranks_train_a_ranker_and_a_rival_to_the_same_weights(spark, store, 
                                                       "window_train", "window_valid")}
     assert [point["step"] for point in facts["curve"][:12]] == list(range(1, 13))
     assert facts["curve"] == others["curve"]  # means over the ranks
+    assert facts["phases"]["step main"] + facts["phases"]["step dcn_v2"] < facts["phases"]["train"] < facts["seconds"]
     assert facts["curve"][-1]["loss"]["main"] < facts["curve"][0]["loss"]["main"]
     last = facts["valid"][-1]["rankers"]
     assert facts["valid"][-1]["rows"] == 300

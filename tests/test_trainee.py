@@ -116,19 +116,21 @@ def test_two_ranks_with_shared_moments_have_the_weights_of_one_rank_with_all_row
     assert first == pytest.approx(alone, rel=1e-3, abs=1e-3)  # each has moved by some 0.02
 
 
-def spoil(ranks: Ranks) -> str:
-    """The second rank's second step is spoilt; with that the weights, and every rank's third step."""
+def spoil(ranks: Ranks, after: list[float]) -> str:
+    """The second rank's second step is spoilt; with that the weights, and every rank's third step if there is `after`."""
     of = trainee(ranks)
-    of.recent = [torch.tensor(value) for value in ([0.5, float("inf"), float("nan")] if ranks.index else [0.5, 0.5, float("nan")])]
+    losses = [0.5, float("inf")] if ranks.index else [0.5, 0.5]
+    of.recent = [torch.tensor(value) for value in (*losses, *after)]
     try:
-        of.take_loss(13, 10, "checkpoint-10")
+        of.take_loss(12 + len(after), 10, "checkpoint-10")
     except ContractError as error:
         return str(error)
     return "nothing"
 
 
-def test_a_loss_that_is_no_number_is_laid_on_the_rank_and_step_where_it_began(spark) -> None:
-    first, second = run_ranks(spark, spoil, {}, 2)
+@pytest.mark.parametrize("after", [[float("nan")], []])  # without: the other rank's losses are numbers all
+def test_a_loss_that_is_no_number_is_laid_on_the_rank_and_step_where_it_began(spark, after) -> None:
+    first, second = run_ranks(spark, spoil, {"after": after}, 2)
     assert first == second
     assert "step 12 on rank 1 (batch 2 of epoch 2): found loss inf" in first
     assert "the last good checkpoint is kept: checkpoint-10" in first

@@ -17,8 +17,8 @@ from umair.training.reader import Rows, read_batches
 
 Item = TypeVar("Item")
 AHEAD = 2  # batches made while the present one is used, at the least
-ROWS_AHEAD = 8_192  # of small ones so many rows: a group of rows comes at once from its file, and a rank that waits for it
-#                     keeps the others waiting
+ROWS_AHEAD = 8_192  # small ones: as many as have so many rows together. A group of rows comes at once from its file, and a
+#                     rank that waits for it keeps the others waiting
 AT_ONCE = 1_024  # rows looked up together: small batches one by one would keep Python from the thread that trains
 
 
