@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,18 +171,23 @@ def test_a_poisoned_batch_is_named_and_the_checkpoint_before_it_is_kept_and_soun
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatch):
-    """The fifth step, after which a checkpoint is due, has a loss as any other and leaves a weight that is no number."""
+def ruin(monkeypatch, number: int, tensor_of: Callable[[torch.nn.Module], torch.Tensor]) -> None:
+    """The step of that number has a loss as any other and leaves a tensor of the ranker infinite at its start."""
     step, seen = Trainee.step, []
 
     def ruinous(trainee, batch, *args, **named):
         step(trainee, batch, *args, **named)
         seen.append(batch)
-        if len(seen) == 5:
+        if len(seen) == number:
             with torch.no_grad():
-                next(trainee.ranker.parameters()).view(-1)[0] = float("inf")
+                tensor_of(trainee.ranker).view(-1)[0] = float("inf")
 
     monkeypatch.setattr(Trainee, "step", ruinous)
+
+
+def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatch):
+    """By the fifth step, after which a checkpoint is due."""
+    ruin(monkeypatch, 5, lambda ranker: next(ranker.parameters()))
     with pytest.raises(ContractError, match=r"ranker 'main', step 5: found weights or statistics that are not finite, first \S+; "
                                             r"expected finite ones.*last good checkpoint is kept: there is none yet"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1))
@@ -190,15 +196,7 @@ def test_weights_that_a_step_has_ruined_are_not_kept(store, tmp_path, monkeypatc
 
 def test_statistics_that_the_last_step_of_an_epoch_has_ruined_are_not_kept_as_the_best(store, tmp_path, monkeypatch):
     """An infinite variance gives scores that are numbers, so that validation would see nothing. Twelve steps an epoch."""
-    step, seen = Trainee.step, []
-
-    def ruinous(trainee, batch, *args, **named):
-        step(trainee, batch, *args, **named)
-        seen.append(batch)
-        if len(seen) == 12:
-            next(value for name, value in trainee.ranker.named_buffers() if name.endswith("running_var")).fill_(float("inf"))
-
-    monkeypatch.setattr(Trainee, "step", ruinous)
+    ruin(monkeypatch, 12, lambda ranker: next(value for name, value in ranker.named_buffers() if name.endswith("running_var")))
     with pytest.raises(ContractError, match=r"ranker 'main', step 12: found weights or statistics that are not finite, first \S+running_var;"):
         train_rankers(Ranks(), **arguments(store, tmp_path / "ruined", epochs=1, checkpoint_steps=100))
     assert not list(tmp_path.glob("checkpoints-*/**/*.safetensors"))
