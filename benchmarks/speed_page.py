@@ -57,8 +57,9 @@ def _train(result: Result) -> str:
               " and ".join(map(str, each.get("beside", {}).values())), each.get("bytes_sent_per_step", ""))
              for name, each in result["ranks"].items()]
     catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
-    sent = [(batch, each["dense"], each["sparse"]) for batch, each in result.get("bytes_sent_per_step", {}).items()]
-    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused", "ours_over_theirs", "ours, sparse")))
+    large = [(batch, *(each[way][what] for what in ("rows_per_second", "bytes") for way in ("dense", "sparse")))
+             for batch, each in result.get("large_tables", {}).items()]
+    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused", "ours_over_theirs", "ours, dense")))
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
@@ -73,12 +74,13 @@ def _train(result: Result) -> str:
         "Set-up, validation and checkpoints are not counted: they are the seconds beside. The same batch over all ranks, or "
         "as many rows of each rank, so that two take half the steps; unbound: all threads on all cores, so that one rank has two cores as well. Matrix products: what two processes can be to one on this machine at all:\n",
         _table(("rows a step", "one", "two", "two over one", "least and most", "seconds beside, one and two", "bytes a rank sends a step"), ranks),
-        *(["\nThe same bytes with tables of the paper's sizes, by the rows that a rank has in a step: all of them, or with "
-           "`training.sparse_from: 10000`, which sends only the rows of large tables that the step read:\n",
-           _table(("rows of a rank", "dense", "sparse"), sent)] if sent else []),
-        *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam, as ours has, and as its compile(\"adam\") makes it, which is not fused. Sparse: "
-           "ours with `training.sparse_from`, another optimiser (docs/decisions/012), so that it is compared with nothing:\n",
-           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "ours over theirs", "ours, sparse"), rivals)] if rivals else []), ""])
+        *(["\nThe default with tables of the paper's sizes, by the rows that a rank has in a step: rows a second of steps on batches that are "
+           "held in memory, and bytes of gradients that a rank sends a step. Dense: all rows of all tables (`training.sparse_from: null`); sparse, as "
+           "by default: of large tables the rows that the step read. Both learn as by Adam (docs/decisions/022):\n",
+           _table(("rows of a rank", "dense, rows a second", "sparse, rows a second", "dense, bytes", "sparse, bytes"), large)] if large else []),
+        *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam and as its compile(\"adam\") makes it, which is not fused. Ours moves the "
+           "rows of large tables that a step read and learns as by Adam (docs/decisions/022); dense: by the fused Adam itself:\n",
+           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
 
 
 def _gpu_encoders(result: Result) -> str:

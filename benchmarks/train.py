@@ -57,10 +57,11 @@ BATCHES = (128, 1_024, 8_192)
 FORMS = (DEFAULT, "paper", "ids")
 REPEATS = 2
 ROUNDS = 3  # of ranks: a machine that is shared with others is a tenth slower from one minute to the next
-SPARSE_FROM = 10_000  # rows of a table
 RANKS = {  # rows of a step over all ranks, of one rank and of two; whether each rank has a core of its own
-    "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 1024 of each rank": ((1_024, 2_048), True),
+    "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 8192": ((8_192, 8_192), True),
+    "batch 1024 of each rank": ((1_024, 2_048), True),
     "batch 1024, unbound": ((1_024, 1_024), False)}
+LARGE_STEPS = 40  # that are timed, after as many that are not
 HELD_ROWS = 16_384  # at the least: 16 steps of 128 rows are a third of a second
 
 
@@ -75,7 +76,7 @@ def main() -> None:
         result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
                   "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, _rate),
-                  "bytes_sent_per_step": _bytes(config.rankers[DEFAULT], inputs, folder / "world"),
+                  "large_tables": _large_tables(config.rankers[DEFAULT], inputs, folder / "world"),
                   "ranks": {**_ranks(config.ranker, inputs, folder), "matrix products, nothing shared": _products()}}
         if given.deepctr:
             from deepctr import compare
@@ -125,16 +126,22 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
             "scoring_over_training": round(middle["scored, fed"] / middle["fed"], 3)}
 
 
-def _bytes(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
-    """Bytes of gradients that each of several ranks sends a step, with tables of the paper's sizes, by batch of a rank."""
+def _large_tables(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
+    """The default with tables of the paper's sizes, whose gradients are dense, or sparse as by default, by batch of a rank: rows a
+    second of steps on batches held in memory, each another one, and bytes of gradients that each of several ranks sends."""
     large = ranker.model_copy(update={"user_fields": USER_FIELDS, "item_fields": ITEM_FIELDS, "tag_buckets": TAG_BUCKETS})
     features, found = Features.open(world / "features" / inputs.source.key), dict[str, Any]()
-    for batch in (128, 1_024):
-        for name, rows in (("dense", None), ("sparse", SPARSE_FROM)):
+    for batch in BATCHES:
+        plan = plan_epoch(inputs.rows_by_file["train"], 1, 0, batch)
+        for name, rows in (("dense", None), ("sparse", TrainingConfig().sparse_from)):
             trainee = Trainee.fresh(MAIN, large, features, Ranks(), TrainingConfig(batch=batch, ranks=1, sparse_from=rows))
-            plan = plan_epoch(inputs.rows_by_file["train"], 1, 0, batch)
-            trainee.step(next(Feed(features, {MAIN: trainee.ranker}, "cpu").batches(plan.rows_by_file, plan.sizes))[MAIN], 0)
-            found.setdefault(f"batch {batch}", {})[name] = gradient_bytes(trainee.ranker)
+            feed = Feed(features, {MAIN: trainee.ranker}, "cpu").batches(plan.rows_by_file, plan.sizes, order=(0, 0, 0), pool=65_536)
+            held = [each[MAIN] for each, _ in zip(feed, range(2 * LARGE_STEPS), strict=False)]
+            half = len(held) // 2
+            for each in held[:half]:
+                trainee.step(each, 0)  # rows have moments, and rest
+            rate = _rate(lambda step=trainee.step, after=held[half:2 * half]: [step(each, 0) for each in after], half * batch, repeats=1)
+            found.setdefault(f"batch {batch}", {})[name] = {"rows_per_second": rate, "bytes": gradient_bytes(trainee.ranker)}
     return found
 
 

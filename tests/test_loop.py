@@ -26,6 +26,8 @@ from umair.training.loop import TrainingConfig, load_ranker, train_rankers
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.trainee import Trainee
 
+SPARSE = {"sparse_from": 1, "table_decay": 3.0}
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
@@ -50,7 +52,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def test_two_ranks_train_a_ranker_and_a_rival_to_the_same_weights(spark, store, tmp_path, capfd):
     folder = tmp_path / "rankers" / "key"
-    facts, others = run_ranks(spark, train_rankers, arguments(store, folder, rivals={"dcn_v2": RIVAL}, epochs=3), 2)
+    facts, others = run_ranks(spark, train_rankers, arguments(store, folder, rivals={"dcn_v2": RIVAL}, epochs=3, sparse_from=30), 2)
     assert json.loads((folder / "facts.json").read_text()) == json.loads(json.dumps(facts))
     assert (facts["rows"], facts["ranks"], facts["steps"]) == (1_200, 2, 12)
     assert facts["versions"] == {name: 0 for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors",
@@ -96,8 +98,9 @@ def kill(given: dict, waits: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_run(store, tmp_path, monkeypatch, capsys):
-    whole, broken = (arguments(store, tmp_path / name, schedule="cosine") for name in ("whole", "broken"))
+@pytest.mark.parametrize("tables", [{}, SPARSE], ids=["dense", "sparse"])
+def test_killed_twice_and_run_again_ends_with_the_weights_of_an_uninterrupted_run(store, tmp_path, monkeypatch, capsys, tables):
+    whole, broken = (arguments(store, tmp_path / name, schedule="cosine", **tables) for name in ("whole", "broken"))
     facts = train_rankers(Ranks(), **whole)
     for _ in range(2):  # after step 5 of the first epoch; after step 5 of the second
         kill(broken, (1, 4), monkeypatch)
@@ -281,9 +284,10 @@ def test_defaults_are_the_papers():
     assert TrainingConfig(rivals={"ids": {"form": "dcn_v2"}}).rivals["ids"] == RankerConfig(form="dcn_v2")
 
 
-def test_the_epoch_with_the_lowest_validation_loss_is_kept(store, tmp_path):
+@pytest.mark.parametrize("tables", [{}, {"sparse_from": 1}], ids=["dense", "sparse"])
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(store, tmp_path, tables):
     """Ten epochs on 1,200 rows learn them by heart; each ranker keeps its own best epoch, which a run of that length ends with."""
-    given = {"epochs": 10, "learning_rate": 0.01, "rivals": {"dcn_v2": RIVAL}}
+    given = {"epochs": 10, "learning_rate": 0.01, "rivals": {"dcn_v2": RIVAL}, **tables}
     facts = train_rankers(Ranks(), **arguments(store, tmp_path / "best", **given))
     for name in ("main", "dcn_v2"):
         losses = [line["rankers"][name]["log_loss"] for line in facts["valid"]]

@@ -32,7 +32,8 @@ CODE = (  # what a trial's scores depend on beside its configuration and rows; n
     "model/match.py", "model/new_ids.py", "model/norm.py", "model/profiles.py", "model/projection.py", "model/ranker.py",
     "training/ahead.py", "training/buckets.py", "training/checkpoint.py", "training/features.py", "training/feed.py",
     "training/inputs.py", "training/lookup.py", "training/loop.py", "training/packing.py", "training/ranks.py",
-    "training/reader.py", "training/row_adam.py", "training/schedule.py", "training/shares.py", "training/trainee.py",
+    "training/reader.py", "training/rest.py", "training/row_adam.py", "training/schedule.py", "training/shares.py",
+    "training/trainee.py",
 )
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]

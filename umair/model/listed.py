@@ -56,11 +56,19 @@ class Lists:
             tag_ET, share_ET = tag_ET.flatten(1), (share_ET * weight_BH[..., None]).flatten(1)
         else:
             tag_ET, share_ET = tag_ET.flatten(), share_ET.flatten()
+        _announce(artist, artist_E)
+        _announce(tags, tag_ET)
         artist_BX = F.embedding_bag(artist_E, artist.weight, start_B, mode="sum", per_sample_weights=weight_BH,
                                     sparse=artist.sparse)
         start_B = None if start_B is None else start_B * catalogue.tags_IT.shape[1]
         tags_BX = F.embedding_bag(tag_ET, tags.weight, start_B, mode="sum", per_sample_weights=share_ET, sparse=tags.sparse)
         return torch.cat([artist_BX, tags_BX], 1)
+
+
+def _announce(table: nn.Module, row: Tensor) -> None:
+    """Tells those who wait for a table to be called (RowAdam) which rows are read past its `forward`."""
+    for listen in table._forward_pre_hooks.values():
+        listen(table, (row,))
 
 
 def sum_profiles(several: Sequence[Lists], artist: nn.Embedding, tags: nn.EmbeddingBag, catalogue: Catalogue

@@ -55,9 +55,9 @@ class TrainingConfig(Section):
     table_decay: float = Field(0.0, ge=0)  # tables shrink by this times the learning rate at every step, as AdamW's weights
     share_moments: bool = False  # batch norm over the rows of all ranks: the weights of one rank, and waiting in every layer
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
-    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler
-    sparse_from: int | None = Field(None, gt=0)  # tables of so many rows send and move only those that a step read, which
-    #                                           is another optimiser than Adam: rare ids learn more slowly (RowAdam)
+    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler; in one piece with sparse_from: null
+    sparse_from: int | None = Field(50_000, gt=0)  # tables of so many rows send and move only those that a step read, and
+    #                                                learn as by Adam, to rounding (RowAdam); null: none
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: each rank takes a GPU of its node
@@ -86,7 +86,7 @@ class TrainingConfig(Section):
         """The same, whoever trains it: without what changes seconds, and weights only by rounding, by a rank's rows and by
         the random numbers that a device draws for dropout."""
         return self.model_copy(update={"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None,
-                                       "resident": False})
+                                       "resident": False, "sparse_from": None})
 
 
 def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig, inputs: TrainingInputs, root: str,
@@ -181,9 +181,9 @@ class _Run:
         self.ranks.barrier()
 
     def _settle(self) -> None:
-        """Gives all ranks the same statistics, and raises ContractError for rankers that are not worth keeping."""
+        """Raises ContractError for rankers that are not worth keeping."""
         for trainee in self.trainees.values():
-            self.ranks.share_statistics(trainee.ranker)
+            trainee.settle()
             trainee.require_finite(self.steps_done, self._kept)
 
     # ------------------------------------------------------------ an epoch

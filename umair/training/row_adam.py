@@ -1,4 +1,4 @@
-"""Adam for rankers whose largest weights are tables, of which a step reads a few rows. N rows of a table, X those read."""
+"""Adam for rankers whose largest weights are tables, of which a step reads a few rows."""
 
 from __future__ import annotations
 
@@ -8,23 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from umair.training.rest import Rest
+
 
 class RowAdam(torch.optim.AdamW):
-    """Adam (fused) that of a table with a sparse gradient moves the rows that the gradient names, and only their moments.
+    """Adam (fused) that touches a table with a sparse gradient only where a step reads it, and learns the same.
 
-    That spares reading the whole table, its gradient and both moments at every step (10 million numbers each for the
-    paper's tables), and it is another optimiser: a table's other rows rest, where Adam lets them drift on old momentum,
-    and keep their second moment, where Adam's fades. A row that is read every hundredth step goes half as far as by Adam,
-    every thousandth a quarter. Steps are counted for the table, not for each row.
+    Adam moves every row at every step: those without a gradient drift on what is left of their first moment, while both
+    moments fade. For 10 million numbers, as the paper's tables have, that is most of a step. Here a row rests until it is
+    read again, and then makes up at once for all the steps that it missed (`Rest`). The weights are Adam's, to rounding, and
+    not those of a lazy Adam (torch's SparseAdam), by which rare ids learn more slowly. A table whose gradient is dense is
+    moved as by Adam. Weights and state are whole after `settle` and `state_dict`; before, only the rows that are read are.
 
-    `table_decay`: tables, and nothing else, shrink by this times the rate at every step (of a sparse one the rows read).
+    `table_decay`: tables, and nothing else, shrink by this times the rate at every step. Tables are made sparse before this
+    is made; `step` raises ValueError for a gradient that is sparse without warning.
     """
 
     def __init__(self, module: nn.Module, lr: float, table_decay: float = 0.0) -> None:
-        tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
-        groups = [{"params": [weight for weight in module.parameters() if (id(weight) in tables) == wanted],
+        tables = [part for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+        known = {id(table.weight) for table in tables}
+        groups = [{"params": [weight for weight in module.parameters() if (id(weight) in known) == wanted],
                    "weight_decay": table_decay if wanted else 0.0} for wanted in (False, True)]
+        self.rests: dict[Tensor, Rest] = {}
         super().__init__([group for group in groups if group["params"]], lr=lr, weight_decay=0.0, fused=True)
+        self.heard = [table for table in tables if table.sparse]  # a hook would break a compiled step for nothing
+        for table in self.heard:
+            listen: Callable[..., None] = torch.compiler.disable(self._before_reading)  # type: ignore[no-untyped-call]
+            table.register_forward_pre_hook(listen)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -33,27 +43,49 @@ class RowAdam(torch.optim.AdamW):
                   if weight.grad is not None and weight.grad.is_sparse]
         for _, weight, _ in tables:
             weight.grad = None  # torch's Adam refuses it
+        for weight in [weight for weight in self.rests if weight.grad is not None]:
+            self.rests.pop(weight).settle()  # dense this time: every row moves
         said: float | None = super().step(closure)
         for group, weight, gradient in tables:
-            self._step_rows(group, weight, gradient.coalesce())
+            self._rest(group, weight).step(gradient.coalesce(), group["lr"], group["weight_decay"])
             weight.grad = gradient
         return said
 
-    def _step_rows(self, group: dict[str, Any], table_NE: Tensor, gradient: Tensor) -> None:
-        state = self.state[table_NE]
-        if not state:
-            state["step"] = torch.zeros((), device=table_NE.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_NE), torch.zeros_like(table_NE)
-        state["step"] += 1
-        first, second = group["betas"]
-        step = state["step"].double()  # in float32, 1 - 0.999 is off by 5e-5 of itself
-        row_X, value_XE = gradient.indices()[0], gradient.values()
-        table_NE[row_X] *= 1 - group["lr"] * group["weight_decay"]
-        mean_XE = state["exp_avg"][row_X].lerp_(value_XE, 1 - first)
-        square_XE = state["exp_avg_sq"][row_X].mul_(second).addcmul_(value_XE, value_XE, value=1 - second)
-        state["exp_avg"][row_X], state["exp_avg_sq"][row_X] = mean_XE, square_XE
-        deviation_XE = (square_XE / (1 - second ** step)).sqrt_().add_(group["eps"])
-        table_NE.index_add_(0, row_X, (mean_XE / deviation_XE) * (-group["lr"] / (1 - first ** step)))
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Brings every row of every table up to date."""
+        for rest in self.rests.values():
+            rest.settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Adam's, of settled tables."""
+        self.settle()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Adam's; the weights must be those of the same moment."""
+        self.rests.clear()
+        super().load_state_dict(state_dict)
+
+    def _rest(self, group: dict[str, Any], table_NE: Tensor) -> Rest:
+        if table_NE not in self.rests:
+            if not any(table.weight is table_NE for table in self.heard):
+                raise ValueError("a sparse gradient of a table that was dense when RowAdam was made; "
+                                 "call make_tables_sparse before")
+            state = self.state[table_NE]
+            if not state:
+                state["step"] = torch.zeros((), device=table_NE.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_NE), torch.zeros_like(table_NE)
+            first, second = group["betas"]
+            self.rests[table_NE] = Rest(table_NE, state, first, second, group["eps"])
+        return self.rests[table_NE]
+
+    def _before_reading(self, table: nn.Embedding | nn.EmbeddingBag, read: tuple[Tensor, ...]) -> None:
+        """A hook of the sparse tables."""
+        if (rest := self.rests.get(table.weight)) is not None:
+            learning = torch.is_grad_enabled()
+            with torch.no_grad():
+                rest.before_reading(read[0], table.padding_idx, learning=learning)
 
 
 def make_tables_sparse(module: nn.Module, rows: int) -> None:

@@ -131,6 +131,11 @@ class Trainee:
                             "lower training.learning_rate, or look for vectors that are not finite; "
                             f"the last good checkpoint is kept: {kept}")
 
+    def settle(self) -> None:
+        """Makes all weights and statistics those of this moment, alike on every rank. Every rank calls it."""
+        self.optimizer.settle()
+        self.ranks.share_statistics(self.ranker)
+
     def require_finite(self, step: int, kept: str) -> None:
         """Raises ContractError when a weight or a running statistic is not finite: a step's loss says nothing of those
         that it leaves."""
