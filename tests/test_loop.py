@@ -52,7 +52,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def test_two_ranks_train_a_ranker_and_a_rival_to_the_same_weights(spark, store, tmp_path, capfd):
     folder = tmp_path / "rankers" / "key"
-    facts, others = run_ranks(spark, train_rankers, arguments(store, folder, rivals={"dcn_v2": RIVAL}, epochs=3, sparse_from=30), 2)
+    facts, others = run_ranks(spark, train_rankers, arguments(store, folder, rivals={"dcn_v2": RIVAL}, epochs=3, sparse_from=600), 2)
     assert json.loads((folder / "facts.json").read_text()) == json.loads(json.dumps(facts))
     assert (facts["rows"], facts["ranks"], facts["steps"]) == (1_200, 2, 12)
     assert facts["versions"] == {name: 0 for name in ("illustrations", "users", "tags", "image_vectors", "text_vectors",

@@ -346,9 +346,10 @@ def test_clipping_scales_all_gradients_by_one_factor() -> None:
 
 
 def test_only_large_tables_are_sparse() -> None:
-    of = trainee(sparse_from=45).ranker
-    assert of.user_profile.fields.rows.sparse  # 50 + 20
-    assert not of.user_profile.tags.rows.sparse  # 40
+    of = trainee(sparse_from=350).ranker
+    assert of.user_profile.fields.rows.sparse  # 50 + 20 rows of 8 numbers
+    assert not of.user_profile.tags.rows.sparse  # 40 of 8
+    assert of.linear.weights.rows.sparse  # 684 of 1
 
 
 # ---------------------------------------------------------------- precision and compiling

@@ -88,11 +88,11 @@ class RowAdam(torch.optim.AdamW):
                 rest.before_reading(read[0], table.padding_idx, learning=learning)
 
 
-def make_tables_sparse(module: nn.Module, rows: int) -> None:
-    """Tables of at least so many rows get sparse gradients."""
+def make_tables_sparse(module: nn.Module, numbers: int) -> None:
+    """Tables of at least so many numbers (rows times width) get sparse gradients."""
     for part in module.modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            part.sparse = part.num_embeddings >= rows
+            part.sparse = part.weight.numel() >= numbers
 
 
 def gradient_bytes(module: nn.Module) -> int:
