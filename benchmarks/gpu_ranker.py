@@ -4,7 +4,7 @@
 
 Needs torch, pydantic and PyYAML alone, so that it runs on any GPU machine from a checkout. The tables have the paper's sizes,
 vectors are those of conf/cluster.yaml's encoders, histories 200 long, of illustrations from a catalogue whose compact vectors
-lie on the device, as in training; batches are drawn and lie there too, so that neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it; `compiled`
+lie on the device, as in training; batches are drawn and lie there too, so that neither reading nor looking up is timed. A step is forward, loss, backward and Adam. `eager` as training does it with `training.sparse_from: null`; `compiled`
 by torch.compile; `graph` the eager step captured as one CUDA graph (on a GPU alone). The file is written after each case.
 """
 

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from umair.evidence import ROOT, provenance
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.job import start_spark
-from umair.model.batch import ITEM_FIELDS, TAG_BUCKETS, USER_FIELDS
+from umair.model.batch import ITEM_FIELDS, TAG_BUCKETS, USER_FIELDS, Batch
 from umair.model.ranker import RankerConfig
 from umair.training.features import Features
 from umair.training.feed import Feed
@@ -61,7 +62,7 @@ RANKS = {  # rows of a step over all ranks, of one rank and of two; whether each
     "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 8192": ((8_192, 8_192), True),
     "batch 1024 of each rank": ((1_024, 2_048), True),
     "batch 1024, unbound": ((1_024, 1_024), False)}
-LARGE_STEPS = 40  # that are timed, after as many that are not
+LARGE_STEPS = 40  # on a batch each, or as many batches as there are
 HELD_ROWS = 16_384  # at the least: 16 steps of 128 rows are a third of a second
 
 
@@ -128,21 +129,28 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
 
 def _large_tables(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
     """The default with tables of the paper's sizes, whose gradients are dense, or sparse as by default, by batch of a rank: rows a
-    second of steps on batches held in memory, each another one, and bytes of gradients that each of several ranks sends."""
+    second of steps on batches held in memory, each another one, medians of rounds in turns, and bytes of gradients that each of several ranks sends."""
     large = ranker.model_copy(update={"user_fields": USER_FIELDS, "item_fields": ITEM_FIELDS, "tag_buckets": TAG_BUCKETS})
     features, found = Features.open(world / "features" / inputs.source.key), dict[str, Any]()
     for batch in BATCHES:
         plan = plan_epoch(inputs.rows_by_file["train"], 1, 0, batch)
-        for name, rows in (("dense", None), ("sparse", TrainingConfig().sparse_from)):
-            trainee = Trainee.fresh(MAIN, large, features, Ranks(), TrainingConfig(batch=batch, ranks=1, sparse_from=rows))
-            feed = Feed(features, {MAIN: trainee.ranker}, "cpu").batches(plan.rows_by_file, plan.sizes, order=(0, 0, 0), pool=65_536)
-            held = [each[MAIN] for each, _ in zip(feed, range(2 * LARGE_STEPS), strict=False)]
-            half = len(held) // 2
-            for each in held[:half]:
-                trainee.step(each, 0)  # rows have moments, and rest
-            rate = _rate(lambda step=trainee.step, after=held[half:2 * half]: [step(each, 0) for each in after], half * batch, repeats=1)
-            found.setdefault(f"batch {batch}", {})[name] = {"rows_per_second": rate, "bytes": gradient_bytes(trainee.ranker)}
+        trainees = {name: Trainee.fresh(MAIN, large, features, Ranks(), TrainingConfig(batch=batch, ranks=1, sparse_from=numbers))
+                    for name, numbers in (("dense", None), ("sparse", TrainingConfig().sparse_from))}
+        feed = Feed(features, {MAIN: trainees["dense"].ranker}, "cpu").batches(plan.rows_by_file, plan.sizes, order=(0, 0, 0), pool=65_536)
+        held = [each[MAIN] for each, _ in zip(feed, range(LARGE_STEPS), strict=False)]
+        rates: dict[str, list[int]] = {name: [] for name in trainees}
+        for _ in range(1 + ROUNDS):
+            for name, trainee in trainees.items():
+                rates[name].append(_rate(partial(_take, trainee, held), len(held) * batch, repeats=1))
+        found[f"batch {batch}"] = {  # without the first round, in which no row has rested yet
+            name: {"rows_per_second": round(statistics.median(rates[name][1:])), "bytes": gradient_bytes(trainee.ranker)}
+            for name, trainee in trainees.items()}
     return found
+
+
+def _take(trainee: Trainee, held: list[Batch]) -> None:
+    for each in held:
+        trainee.step(each, 0)
 
 
 def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:

@@ -22,6 +22,7 @@ from umair.errors import ContractError
 from umair.model.ranker import RankerConfig
 from umair.storage import Store
 from umair.training import loop
+from umair.training.features import pack_features
 from umair.training.loop import TrainingConfig, load_ranker, train_rankers
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.trainee import Trainee
@@ -282,6 +283,13 @@ def test_defaults_are_the_papers():
     config = TrainingConfig()
     assert (config.epochs, config.batch, config.learning_rate) == (1, 128, 1e-3)
     assert TrainingConfig(rivals={"ids": {"form": "dcn_v2"}}).rivals["ids"] == RankerConfig(form="dcn_v2")
+
+
+def test_steps_that_are_compiled_have_dense_tables(store, tmp_path):
+    features = pack_features(store, inputs_of(store).source, tmp_path)
+    for compiled in (False, True):
+        fresh = Trainee.fresh("main", RANKER, features, Ranks(), TrainingConfig(ranks=1, sparse_from=1, compiled=compiled))
+        assert [part.sparse for part in fresh.ranker.modules() if isinstance(part, torch.nn.Embedding)] == [not compiled] * 6
 
 
 @pytest.mark.parametrize("tables", [{}, {"sparse_from": 1}], ids=["dense", "sparse"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import shutil
 import sys
+import weakref
 from dataclasses import replace
 
 import cloudpickle
@@ -15,6 +17,7 @@ from batches import WIDTHS, random_batch, small
 from umair.errors import ContractError
 from umair.model.batch import Batch
 from umair.model.ranker import UmairRanker
+from umair.training import rest
 from umair.training.checkpoint import build_ranker
 from umair.training.loop import TrainingConfig
 from umair.training.ranks import Ranks, run_ranks
@@ -34,7 +37,7 @@ def trainee(ranks: Ranks | None = None, *, ranker: dict | None = None, momentum:
     fresh.match.places.norm.momentum = momentum  # 0: tastes follow the running statistics, which every part of a batch would move
     if training.sparse_from is not None:
         make_tables_sparse(fresh, training.sparse_from)
-    return Trainee("main", config, fresh, RowAdam(fresh, 0.01), ranks or Ranks(), training)
+    return Trainee("main", config, fresh, RowAdam(fresh, 0.01, training.table_decay), ranks or Ranks(), training)
 
 
 def rival(**settings: object) -> Trainee:
@@ -77,7 +80,7 @@ def test_no_part_has_a_single_row() -> None:
 
 
 # ---------------------------------------------------------------- ranks
-SETTINGS = ({}, {"sparse_from": 1, "clip_norm": 0.05})
+SETTINGS = ({}, {"sparse_from": 1, "clip_norm": 0.05, "table_decay": 10.0})
 
 
 def learn(ranks: Ranks, settings: dict) -> dict:
@@ -205,6 +208,42 @@ def test_tables_of_which_steps_read_a_few_rows_learn_as_by_adam(scale: float, de
     torch.testing.assert_close(read_rows(sparse, optimizer, scale=scale), by_adam, rtol=0, atol=near)
     assert (by_adam - start).abs().max() > 1
     assert sparse.weight.grad.is_sparse
+
+
+def test_many_steps_and_rows_are_made_up_for_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "ROOM", 64)
+    monkeypatch.setattr(rest, "CHUNK", 100)
+    dense, sparse = drawn(False, True, dtype=torch.float64)
+    by_adam = read_rows(dense, torch.optim.AdamW(dense.parameters(), 0.01, weight_decay=3.0))
+    torch.testing.assert_close(read_rows(sparse, RowAdam(sparse, 0.01, 3.0)), by_adam, rtol=0, atol=1e-8)
+
+
+def test_at_a_rate_of_zero_nothing_moves() -> None:
+    _, table = both(torch.nn.Embedding(3, 1))
+    before, optimizer = table.weight.detach().clone(), RowAdam(table, 0.0, 10.0)
+    for row in (0, 1):
+        optimizer.zero_grad()
+        table(torch.tensor([row])).sum().backward()
+        optimizer.step()
+    optimizer.settle()
+    assert table.weight.equal(before)
+
+
+def test_settling_while_scoring_stops_no_later_step() -> None:
+    of = trainee(sparse_from=1)
+    of.step(random_batch(), seed=0)
+    with torch.inference_mode():
+        of.optimizer.settle()
+    of.step(random_batch(), seed=1)
+    assert weights(of).isfinite().all()
+
+
+def test_a_table_keeps_no_optimiser_alive() -> None:
+    table = torch.nn.Embedding(3, 1, sparse=True)
+    gone = weakref.ref(RowAdam(table, 0.1))
+    gc.collect()
+    assert gone() is None
+    table(torch.tensor([0]))  # nobody listens
 
 
 def test_a_row_that_rests_drifts_on_what_is_left_of_its_moments() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,10 @@ class RowAdam(torch.optim.AdamW):
     """Adam (fused) that touches a table with a sparse gradient only where a step reads it, and learns the same.
 
     Adam moves every row at every step: those without a gradient drift on what is left of their first moment, while both
-    moments fade. For 10 million numbers, as the paper's tables have, that is most of a step. Here a row rests until it is
-    read again, and then makes up at once for all the steps that it missed (`Rest`). The weights are Adam's, to rounding, and
-    not those of a lazy Adam (torch's SparseAdam), by which rare ids learn more slowly. A table whose gradient is dense is
-    moved as by Adam. Weights and state are whole after `settle` and `state_dict`; before, only the rows that are read are.
+    moments fade. The paper's tables have 10 million numbers, of which a small step reads few. Here a row rests until it is
+    read again, and then makes up at once for all the steps that it missed (`Rest`, which says how nearly). The weights are
+    Adam's, not those of a lazy Adam (torch's SparseAdam), by which rare ids learn more slowly. A table whose gradient is
+    dense is moved as by Adam. Weights and state are whole after `settle` and `state_dict`; before, only rows that are read.
 
     `table_decay`: tables, and nothing else, shrink by this times the rate at every step. Tables are made sparse before this
     is made; `step` raises ValueError for a gradient that is sparse without warning.
@@ -31,9 +32,9 @@ class RowAdam(torch.optim.AdamW):
                    "weight_decay": table_decay if wanted else 0.0} for wanted in (False, True)]
         self.rests: dict[Tensor, Rest] = {}
         super().__init__([group for group in groups if group["params"]], lr=lr, weight_decay=0.0, fused=True)
-        self.heard = [table for table in tables if table.sparse]  # a hook would break a compiled step for nothing
+        self.heard = [table for table in tables if table.sparse]
+        listen = _listener(weakref.ref(self))
         for table in self.heard:
-            listen: Callable[..., None] = torch.compiler.disable(self._before_reading)  # type: ignore[no-untyped-call]
             table.register_forward_pre_hook(listen)
 
     @torch.no_grad()
@@ -81,11 +82,19 @@ class RowAdam(torch.optim.AdamW):
         return self.rests[table_NE]
 
     def _before_reading(self, table: nn.Embedding | nn.EmbeddingBag, read: tuple[Tensor, ...]) -> None:
-        """A hook of the sparse tables."""
+        """Called before each call of a sparse table."""
         if (rest := self.rests.get(table.weight)) is not None:
             learning = torch.is_grad_enabled()
             with torch.no_grad():
                 rest.before_reading(read[0], table.padding_idx, learning=learning)
+
+
+def _listener(optimizer: weakref.ref[RowAdam]) -> Callable[..., None]:
+    """A hook that a table can keep without keeping the optimiser."""
+    def listen(table: nn.Embedding | nn.EmbeddingBag, read: tuple[Tensor, ...]) -> None:
+        if (alive := optimizer()) is not None:
+            alive._before_reading(table, read)
+    return listen
 
 
 def make_tables_sparse(module: nn.Module, numbers: int) -> None:
