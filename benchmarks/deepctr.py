@@ -10,6 +10,7 @@ have tables apart.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from itertools import cycle
@@ -30,6 +31,7 @@ CONFIG = RankerConfig(form="dcn_v2")  # fields, tables and widths of the paper
 WIDTHS = {"semantic": 8, "style": 8, "text": 8}  # of vectors that neither of them reads
 ROWS = (128, 1_024, 4_096)  # of a batch
 BATCHES = 32
+ROUNDS = 5  # in which each way has its turn
 Step = Callable[[], None]
 
 
@@ -45,10 +47,18 @@ def compare(folder: Path, rate: Callable[[Step, int], int]) -> dict[str, Any]:
         for step in steps.values():
             for _ in range(BATCHES):  # once through all of them, so that every row read later has moments
                 step()
-        rates = {name: rate(step, rows) for name, step in steps.items()}
-        found[str(rows)] = {**rates, "ours_over_theirs": round(rates["ours"] / rates["theirs"], 2),
-                            "ours_over_theirs_fused": round(rates["ours"] / rates["theirs, fused Adam"], 2)}
+        rounds = [{name: rate(step, rows) for name, step in steps.items()} for _ in range(ROUNDS)]
+        found[str(rows)] = {**{name: round(statistics.median(each[name] for each in rounds)) for name in steps},
+                            "ours_over_theirs": _ratio(rounds, "theirs")[0],
+                            "ours_over_theirs_fused": _ratio(rounds, "theirs, fused Adam")[0],
+                            "least_and_most_fused": _ratio(rounds, "theirs, fused Adam")[1:]}
     return found
+
+
+def _ratio(rounds: list[dict[str, int]], other: str) -> list[float]:
+    """Ours over another: the median of the rounds, the least and the most."""
+    ratios = [each["ours"] / each[other] for each in rounds]
+    return [round(of(ratios), 2) for of in (statistics.median, min, max)]
 
 
 def _our_step(batches: list[Batch], config: TrainingConfig) -> Step:

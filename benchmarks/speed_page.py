@@ -50,7 +50,8 @@ def _embed(result: Result) -> str:
 
 
 def _train(result: Result) -> str:
-    steps = [(name, *(each.get(way, "") for way in ("held", "fed", "fed_over_held", "scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
+    steps = [(name, *(each[way] for way in ("held", "fed", "fed_over_held")), " to ".join(map(str, each.get("least_and_most", []))),
+              *(each[way] for way in ("scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
     over_paper = [(batch, *(round(each[way] / result["steps"][f"paper, {batch}"][way], 3) for way in ("held", "fed", "scored")))
                   for name, each in result["steps"].items() for ranker, batch in [name.split(", ")] if ranker == "umair"]
     ranks = [(name, *next(value for key, value in each.items() if key.endswith("_per_second")).values(), each["two_over_one"], " to ".join(map(str, each.get("least_and_most", []))),
@@ -59,12 +60,13 @@ def _train(result: Result) -> str:
     catalogue = [(name, *(each[way] for way in ("step", "scored", "once_over_row_by_row"))) for name, each in result["catalogue"].items()]
     large = [(batch, *(each[way][what] for what in ("rows_per_second", "bytes") for way in ("dense", "sparse")))
              for batch, each in result.get("large_tables", {}).items()]
-    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused", "ours_over_theirs", "ours, dense")))
+    rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused")),
+               " to ".join(map(str, each.get("least_and_most_fused", []))), *(each[way] for way in ("ours_over_theirs", "ours, dense")))
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
-        f"ways.{f' It took {seconds / 60:.0f} minutes.' if (seconds := result.get('seconds')) else ''}\n",
-        _table(("ranker", "held", "fed", "fed over held", "scored", "scored, fed", "over training, fed"), steps),
+        f"ways; medians of three rounds.{f' It took {seconds / 60:.0f} minutes.' if (seconds := result.get('seconds')) else ''}\n",
+        _table(("ranker", "held", "fed", "fed over held", "least and most", "scored", "scored, fed", "over training, fed"), steps),
         "\nThe default over the paper's form, which reads no history:\n",
         _table(("", "held", "fed", "scored"), over_paper),
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over another way to score the same: bringing every listed "
@@ -80,7 +82,7 @@ def _train(result: Result) -> str:
            _table(("rows of a rank", "dense, rows a second", "sparse, rows a second", "dense, bytes", "sparse, bytes"), large)] if large else []),
         *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam and as its compile(\"adam\") makes it, which is not fused. Ours moves the "
            "rows of large tables that a step read and learns as by Adam (docs/decisions/022); dense: by the fused Adam itself:\n",
-           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
+           _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "least and most", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
 
 
 def _gpu_encoders(result: Result) -> str:

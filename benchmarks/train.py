@@ -3,8 +3,8 @@
     python benchmarks/train.py [--rows 200000] [--steps 16] [--deepctr FOLDER]
 
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads the training files through
-Petastorm, once, from the first row to the last, looks everything up and steps, as training does; "held" makes the same
-step on batches that are held in memory, before it and after it. "scored" is without gradients, on held batches; "scored, fed" on
+Petastorm from the first row to the last, looks everything up and steps, as training does; "held" makes the same step on
+batches that are held in memory, before it and after it. Ratios are medians over rounds. "scored" is without gradients, on held batches; "scored, fed" on
 the same files, read and looked up as evaluation does. Ranks have a core each, for all their threads, so that two
 have twice the machine of one; "of each rank": two take twice the rows a step, and half the steps; "unbound": all cores for
 all; "matrix products": what two processes that share nothing are to one on this machine.
@@ -57,7 +57,7 @@ EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 BATCHES = (128, 1_024, 8_192)
 FORMS = (DEFAULT, "paper", "ids")
 REPEATS = 2
-ROUNDS = 3  # of ranks: a machine that is shared with others is a tenth slower from one minute to the next
+ROUNDS = 3  # in which each of what is compared has its turn: a machine that is shared with others is a tenth slower from one minute to the next
 RANKS = {  # rows of a step over all ranks, of one rank and of two; whether each rank has a core of its own
     "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 8192": ((8_192, 8_192), True),
     "batch 1024 of each rank": ((1_024, 2_048), True),
@@ -82,8 +82,11 @@ def main() -> None:
         if given.deepctr:
             from deepctr import compare
 
-            count = given.steps
-            result["dcn_v2"] = compare(given.deepctr, lambda step, rows: _rate(lambda: [step() for _ in range(count)], count * rows))
+            def rate(step: Callable[[], None], rows: int) -> int:
+                count = max(given.steps, HELD_ROWS // rows)
+                return _rate(lambda: [step() for _ in range(count)], count * rows, repeats=1)
+
+            result["dcn_v2"] = compare(given.deepctr, rate)
         result["seconds"] = round(time.monotonic() - STARTED)
     finally:
         shutil.rmtree(folder)
@@ -115,16 +118,18 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
             trainee.step(each[MAIN], number)
 
     count = max(count, HELD_ROWS // batch)
-    ways = {"held": lambda: [trainee.step(held[number % 3], number) for number in range(count)],
-            "scored": lambda: [trainee.score(held[number % 3]) for number in range(count)]}
-    rates = {name: [_rate(way, count * batch, repeats=1) for _ in range(REPEATS)] for name, way in ways.items()}
-    rates["fed"] = [_rate(fed, plan.rows, repeats=1)]
-    rates["scored, fed"] = [_rate(lambda: [trainee.score(each[MAIN]) for each in feed.batches(plan.rows_by_file, plan.sizes)],
-                                  plan.rows, repeats=1)]
-    rates["held"] += [_rate(ways["held"], count * batch, repeats=1) for _ in range(REPEATS)]
-    middle = {name: round(statistics.median(each)) for name, each in rates.items()}
-    return {**middle, "fed_over_held": round(middle["fed"] / middle["held"], 3),
-            "scoring_over_training": round(middle["scored, fed"] / middle["fed"], 3)}
+    ways = {"held": (lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch),
+            "fed": (fed, plan.rows),
+            "held, after": (lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch),
+            "scored": (lambda: [trainee.score(held[number % 3]) for number in range(count)], count * batch),
+            "scored, fed": (lambda: [trainee.score(each[MAIN]) for each in feed.batches(plan.rows_by_file, plan.sizes)], plan.rows)}
+    rounds = [{name: _rate(*way, repeats=1) for name, way in ways.items()} for _ in range(ROUNDS)]
+    for each in rounds:
+        each["held"] = round(statistics.mean([each["held"], each.pop("held, after")]))
+    ratios = [each["fed"] / each["held"] for each in rounds]
+    return {**{name: round(statistics.median(each[name] for each in rounds)) for name in rounds[0]},
+            "fed_over_held": round(statistics.median(ratios), 3), "least_and_most": [round(min(ratios), 3), round(max(ratios), 3)],
+            "scoring_over_training": round(statistics.median(each["scored, fed"] / each["fed"] for each in rounds), 3)}
 
 
 def _large_tables(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
