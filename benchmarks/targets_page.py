@@ -91,7 +91,7 @@ def _speed() -> Iterator[Target]:
     for batch, each in result.get("dcn_v2", {}).items():
         least = 3 if batch == "128" else 1.5
         yield f"DCN-V2 at batches of {batch} over deepctr-torch's as it compiles", least, each["ours_over_theirs"], "speed"
-        yield f"DCN-V2 at batches of {batch} over deepctr-torch's, both with a fused Adam", least, each["ours_over_theirs_fused"], "speed"
+        yield f"DCN-V2 at batches of {batch} over deepctr-torch's with a fused Adam", least, each["ours_over_theirs_fused"], "speed"
     for name, each in result["ranks"].items():
         if name.startswith("batch"):
             rows = "1,024 rows of each rank (two take 2,048 a step)" if "each rank" in name else name
