@@ -1,7 +1,7 @@
 """Our DCN-V2 against the DCNMix of deepctr-torch, which is installed apart and for this alone: rows a second of one step.
 
 The same 23 fields with the paper's tables, the same widths, dropout and batch norm; one thread; batches held in memory, BATCHES of
-them in turns, whose ids are drawn evenly, so that a row of a large table has rested for as long as that. Theirs steps as its `fit`
+them in turns, whose ids are drawn evenly, so that a row of a large table has mostly rested since the last time round. Theirs steps as its `fit`
 does (loss summed, its value read at every step), without progress bar and metrics, by the Adam that its `compile("adam")` makes, and
 beside that by torch's fused one. Ours steps by RowAdam: with the default's sparse gradients of the large tables, and with dense ones,
 when it is torch's fused Adam; both learn what Adam learns. Ours has 10.3 M weights, theirs 10.2 M: users' and illustrations' tags

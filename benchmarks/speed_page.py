@@ -50,7 +50,7 @@ def _embed(result: Result) -> str:
 
 
 def _train(result: Result) -> str:
-    steps = [(name, *(each[way] for way in ("held", "fed", "fed_over_held")), " to ".join(map(str, each.get("least_and_most", []))),
+    steps = [(name, *(each[way] for way in ("held", "fed", "fed_over_held")), " to ".join(map(str, each["least_and_most"])),
               *(each[way] for way in ("scored", "scored, fed", "scoring_over_training"))) for name, each in result["steps"].items()]
     over_paper = [(batch, *(round(each[way] / result["steps"][f"paper, {batch}"][way], 3) for way in ("held", "fed", "scored")))
                   for name, each in result["steps"].items() for ranker, batch in [name.split(", ")] if ranker == "umair"]
@@ -61,7 +61,7 @@ def _train(result: Result) -> str:
     large = [(batch, *(each[way][what] for what in ("rows_per_second", "bytes") for way in ("dense", "sparse")))
              for batch, each in result.get("large_tables", {}).items()]
     rivals = [(batch, *(each[way] for way in ("ours", "theirs, fused Adam", "theirs", "ours_over_theirs_fused")),
-               " to ".join(map(str, each.get("least_and_most_fused", []))), *(each[way] for way in ("ours_over_theirs", "ours, dense")))
+               " to ".join(map(str, each["least_and_most_fused"])), *(each[way] for way in ("ours_over_theirs", "ours, dense")))
               for batch, each in result.get("dcn_v2", {}).items()]
     return "\n".join([
         "## Training (make bench-train)\n\nRows a second: a step on batches held in memory, a whole epoch fed by Petastorm, and scoring, both "
@@ -78,10 +78,10 @@ def _train(result: Result) -> str:
         _table(("rows a step", "one", "two", "two over one", "least and most", "seconds beside, one and two", "bytes a rank sends a step"), ranks),
         *(["\nThe default with tables of the paper's sizes, by the rows that a rank has in a step: rows a second of steps on batches that are "
            "held in memory, and bytes of gradients that a rank sends a step. Dense: all rows of all tables (`training.sparse_from: null`); sparse, as "
-           "by default: of large tables the rows that the step read. Both learn as by Adam (docs/decisions/022):\n",
+           "by default: of large tables the rows that the step read; medians of three rounds. Both learn as by Adam (docs/decisions/022):\n",
            _table(("rows of a rank", "dense, rows a second", "sparse, rows a second", "dense, bytes", "sparse, bytes"), large)] if large else []),
         *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam and as its compile(\"adam\") makes it, which is not fused. Ours moves the "
-           "rows of large tables that a step read and learns as by Adam (docs/decisions/022); dense: by the fused Adam itself:\n",
+           "rows of large tables that a step read and learns as by Adam (docs/decisions/022); dense: by the fused Adam itself. Medians of five rounds; least and most are of ours over the fused:\n",
            _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "least and most", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
 
 
@@ -99,7 +99,7 @@ def _gpu_encoders(result: Result) -> str:
 def _gpu_ranker(result: Result) -> str:
     rows = [(case["batch"], case["form"], case["precision"], case["rows_per_second"], case["seconds_for_24.2M_rows"]) for case in result["cases"]]
     return (f"## A training step of the ranker on a GPU (python benchmarks/gpu_ranker.py)\n\n{result['device']}, torch {result['torch']}, "
-            f"{result['illustrations']:,} illustrations; batches lie on the GPU.{f' {note}' if (note := result.get('note')) else ''}\n\n"
+            f"{result['illustrations']:,} illustrations; batches lie on the GPU, all tables are dense (`training.sparse_from: null`).{f' {note}' if (note := result.get('note')) else ''}\n\n"
             + _table(("batch", "", "precision", "rows per second", "seconds for 24.2 million rows"), rows) + "\n")
 
 

@@ -87,7 +87,7 @@ def _speed() -> Iterator[Target]:
         if name.startswith(DEFAULT):
             paper = result["steps"][name.replace(DEFAULT, "paper")]
             yield f"{name}: rows a second of training, over those of the paper's form", 0.7, each["fed"] / paper["fed"], "speed"
-            yield f"{name}: scoring, read and looked up, over training", 1, each["scored, fed"] / each["fed"], "speed"
+            yield f"{name}: scoring, read and looked up, over training", 1, each["scoring_over_training"], "speed"
     for batch, each in result.get("dcn_v2", {}).items():
         least = 3 if batch == "128" else 1.5
         yield f"DCN-V2 at batches of {batch} over deepctr-torch's as it compiles", least, each["ours_over_theirs"], "speed"

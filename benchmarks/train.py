@@ -4,7 +4,9 @@
 
 Rows of a numeric world with histories of 200. Steps run on one thread of torch; "fed" reads the training files through
 Petastorm from the first row to the last, looks everything up and steps, as training does; "held" makes the same step on
-batches that are held in memory, before it and after it. Ratios are medians over rounds. "scored" is without gradients, on held batches; "scored, fed" on
+batches that are held in memory, before it and after it. Fed over held, scoring over training, two ranks over one and ours over
+deepctr-torch's are medians of rounds' ratios; the default over the paper's form and the catalogue are ratios of medians, matrix
+products one run. "scored" is without gradients, on held batches; "scored, fed" on
 the same files, read and looked up as evaluation does. Ranks have a core each, for all their threads, so that two
 have twice the machine of one; "of each rank": two take twice the rows a step, and half the steps; "unbound": all cores for
 all; "matrix products": what two processes that share nothing are to one on this machine.
@@ -56,13 +58,12 @@ RESULTS = ROOT / "benchmarks/results/train.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 BATCHES = (128, 1_024, 8_192)
 FORMS = (DEFAULT, "paper", "ids")
-REPEATS = 2
 ROUNDS = 3  # in which each of what is compared has its turn: a machine that is shared with others is a tenth slower from one minute to the next
 RANKS = {  # rows of a step over all ranks, of one rank and of two; whether each rank has a core of its own
     "batch 1024": ((1_024, 1_024), True), "batch 4096": ((4_096, 4_096), True), "batch 8192": ((8_192, 8_192), True),
     "batch 1024 of each rank": ((1_024, 2_048), True),
     "batch 1024, unbound": ((1_024, 1_024), False)}
-LARGE_STEPS = 40  # on a batch each, or as many batches as there are
+LARGE_STEPS = 40  # of a round, each on its own batch; fewer where there are fewer batches
 HELD_ROWS = 16_384  # at the least: 16 steps of 128 rows are a third of a second
 
 
@@ -76,7 +77,7 @@ def main() -> None:
         inputs = numeric_inputs(folder / "world")
         result = {**provenance(_command(given)), "rows": given.rows,
                   "steps": _steps(config, inputs, folder / "world", given.steps),
-                  "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, _rate),
+                  "catalogue": compare_catalogues(config.rankers[DEFAULT], given.steps, partial(_rate, repeats=2)),
                   "large_tables": _large_tables(config.rankers[DEFAULT], inputs, folder / "world"),
                   "ranks": {**_ranks(config.ranker, inputs, folder), "matrix products, nothing shared": _products()}}
         if given.deepctr:
@@ -84,7 +85,7 @@ def main() -> None:
 
             def rate(step: Callable[[], None], rows: int) -> int:
                 count = max(given.steps, HELD_ROWS // rows)
-                return _rate(lambda: [step() for _ in range(count)], count * rows, repeats=1)
+                return _rate(lambda: [step() for _ in range(count)], count * rows)
 
             result["dcn_v2"] = compare(given.deepctr, rate)
         result["seconds"] = round(time.monotonic() - STARTED)
@@ -118,12 +119,11 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
             trainee.step(each[MAIN], number)
 
     count = max(count, HELD_ROWS // batch)
-    ways = {"held": (lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch),
-            "fed": (fed, plan.rows),
-            "held, after": (lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch),
+    hold = (lambda: [trainee.step(held[number % 3], number) for number in range(count)], count * batch)
+    ways = {"held": hold, "fed": (fed, plan.rows), "held, after": hold,
             "scored": (lambda: [trainee.score(held[number % 3]) for number in range(count)], count * batch),
             "scored, fed": (lambda: [trainee.score(each[MAIN]) for each in feed.batches(plan.rows_by_file, plan.sizes)], plan.rows)}
-    rounds = [{name: _rate(*way, repeats=1) for name, way in ways.items()} for _ in range(ROUNDS)]
+    rounds = [{name: _rate(*way) for name, way in ways.items()} for _ in range(ROUNDS)]
     for each in rounds:
         each["held"] = round(statistics.mean([each["held"], each.pop("held, after")]))
     ratios = [each["fed"] / each["held"] for each in rounds]
@@ -134,7 +134,7 @@ def _of_form(ranker: RankerConfig, features: Features, inputs: TrainingInputs, b
 
 def _large_tables(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> dict[str, Any]:
     """The default with tables of the paper's sizes, whose gradients are dense, or sparse as by default, by batch of a rank: rows a
-    second of steps on batches held in memory, each another one, medians of rounds in turns, and bytes of gradients that each of several ranks sends."""
+    second of steps on batches held in memory, a new one each step, medians of rounds in which both have their turn, and bytes of gradients that each of several ranks sends."""
     large = ranker.model_copy(update={"user_fields": USER_FIELDS, "item_fields": ITEM_FIELDS, "tag_buckets": TAG_BUCKETS})
     features, found = Features.open(world / "features" / inputs.source.key), dict[str, Any]()
     for batch in BATCHES:
@@ -146,7 +146,7 @@ def _large_tables(ranker: RankerConfig, inputs: TrainingInputs, world: Path) -> 
         rates: dict[str, list[int]] = {name: [] for name in trainees}
         for _ in range(1 + ROUNDS):
             for name, trainee in trainees.items():
-                rates[name].append(_rate(partial(_take, trainee, held), len(held) * batch, repeats=1))
+                rates[name].append(_rate(partial(_take, trainee, held), len(held) * batch))
         found[f"batch {batch}"] = {  # without the first round, in which no row has rested yet
             name: {"rows_per_second": round(statistics.median(rates[name][1:])), "bytes": gradient_bytes(trainee.ranker)}
             for name, trainee in trainees.items()}
@@ -158,7 +158,7 @@ def _take(trainee: Trainee, held: list[Batch]) -> None:
         trainee.step(each, 0)
 
 
-def _rate(work: Callable[[], Any], rows: int, repeats: int = REPEATS) -> int:
+def _rate(work: Callable[[], Any], rows: int, repeats: int = 1) -> int:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

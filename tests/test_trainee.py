@@ -201,7 +201,7 @@ def read_rows(table: torch.nn.Embedding, optimizer: torch.optim.Optimizer, *, sc
 
 @pytest.mark.parametrize(("scale", "decay", "near"), [(1.0, 0.0, 1e-7), (1.0, 10.0, 1e-9), (1e-6, 0.0, 2e-3), (1e-6, 10.0, 1e-5)])
 def test_tables_of_which_steps_read_a_few_rows_learn_as_by_adam(scale: float, decay: float, near: float) -> None:
-    """In float64, so that rounding hides nothing. Gradients of 1e-6 are as small as Adam's eps once divided by their own deviation."""
+    """In float64, so that rounding hides nothing. At a scale of 1e-6 the root of the second moment comes near Adam's eps."""
     dense, sparse = drawn(False, True, dtype=torch.float64)
     start, optimizer = dense.weight.detach().clone(), RowAdam(sparse, 0.01, decay)
     by_adam = read_rows(dense, torch.optim.AdamW(dense.parameters(), 0.01, weight_decay=decay), scale=scale)

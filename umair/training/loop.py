@@ -55,9 +55,9 @@ class TrainingConfig(Section):
     table_decay: float = Field(0.0, ge=0)  # tables shrink by this times the learning rate at every step, as AdamW's weights
     share_moments: bool = False  # batch norm over the rows of all ranks: the weights of one rank, and waiting in every layer
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and losses stay float32
-    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler
-    sparse_from: int | None = Field(500_000, gt=0)  # tables of so many numbers send and move only the rows that a step read,
-    #                                                 and learn as by Adam (RowAdam); null: none, as where steps are compiled
+    compiled: bool = False  # torch.compile, meant for GPUs and needing a C++ compiler; all tables are dense then
+    sparse_from: int | None = Field(500_000, gt=0)  # tables of at least so many numbers send and move only the rows that a
+    #                                                 step read, and learn as by Adam (RowAdam); null: no table
     ranks: int = Field(2, gt=0)  # Horovod processes
     threads: int = Field(1, gt=0)  # torch's, of each rank
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: each rank takes a GPU of its node
@@ -83,8 +83,8 @@ class TrainingConfig(Section):
         return Path(self.features) if self.features else root / "features"
 
     def by_whomever(self) -> TrainingConfig:
-        """The same, whoever trains it: without what changes seconds, and weights only by rounding, by a rank's rows and by
-        the random numbers that a device draws for dropout."""
+        """The same, whoever trains it: without what changes seconds, and weights only by rounding, by a rank's rows, by
+        the random numbers that a device draws for dropout, and by what RowAdam neglects."""
         return self.model_copy(update={"ranks": 1, "threads": 1, "device": "cpu", "checkpoint_steps": 1, "features": None,
                                        "resident": False, "sparse_from": None})
 

@@ -13,19 +13,20 @@ from torch import Tensor
 
 FADED = 1e-12  # what is left of a first moment when it pulls no more
 CHUNK = 65_536  # rows that are brought up to date together
-ROOM = 1_024  # steps
+ROOM = 1_024  # steps by which the sums grow
 
 
 class Rest:
     """One table's rows: how long each has rested, and what Adam would have done to it meanwhile.
 
     A row left step s with moments m and v. Step i > s, without a gradient, finds the moments m b^(i-s) and v c^(i-s), betas
-    b and c. It shrinks the row by 1 - lr_i decay, and takes from it
+    b and c. It multiplies the row by 1 - lr_i decay, and takes from it
 
         lr_i / (1 - b^i) m b^(i-s) / (sqrt(v) / u_i + eps), where u_i = sqrt(1 - c^i) c^(-(i-s)/2).
 
     But for eps the row's own m and v are factors of that, and the rest depends on s alone: it is summed up for each s as
-    steps go by, without u (pull) and with it (swift). With eps a row has drifted by
+    steps go by, without the factor u (pull) and with it (swift), so that swift / pull is the mean of u. With eps a row has
+    drifted by
 
         m swift / (sqrt(v) + eps swift / pull),
 
@@ -36,16 +37,17 @@ class Rest:
 
     def __init__(self, table_NE: Tensor, state: dict[str, Tensor], first: float, second: float, eps: float) -> None:
         self.table_NE, self.state, self.first, self.second, self.eps = table_NE, state, first, second, eps
-        self.now = self.start = int(state["step"])  # steps taken; those that all rows had at the last `settle`
+        self.now = int(state["step"])  # steps taken
+        self.start = self.now  # those that all rows had at the last `settle`
         self.left_N = torch.full((len(table_NE),), self.start, dtype=torch.int32, device=table_NE.device)  # each row's s
         gap_W = torch.arange(math.ceil(math.log(FADED, first)), 0, -1, dtype=torch.float64)  # i - s, the longest first
         self.power_W, self.swiftness_W = (first ** gap_W).to(table_NE.device), (second ** (-gap_W / 2)).to(table_NE.device)
-        self.missed_5S = self._nothing()
+        self.missed_5S = self._empty_sums()
         self.shown: tuple[Tensor, Tensor] | None = None  # rows that only look up to date, and what they are
 
-    def _nothing(self) -> Tensor:
-        """pull, swift, and what is left of weight, first and second moment, of rows that have missed nothing, for ROOM s."""
-        with torch.inference_mode(False):  # whoever asks: steps write to it
+    def _empty_sums(self) -> Tensor:
+        """pull, swift, and what is left of weight, first and second moment: of rows that missed nothing, ROOM steps s."""
+        with torch.inference_mode(False):  # even if scoring asks: later steps write to it
             missed_5S = torch.zeros(5, ROOM, dtype=torch.float64, device=self.table_NE.device)
             missed_5S[2:] = 1.0
         return missed_5S
@@ -66,13 +68,14 @@ class Rest:
         step_XE = (moment_XE / deviation_XE).mul_(-rate / (1 - self.first ** self.now))
         self.table_NE[row_X] = self.table_NE.index_select(0, row_X).mul_(1 - rate * decay).add_(step_XE)
         self.left_N[row_X] = self.now
-        self._pass(rate, 1 - rate * decay)
+        self._add_step(rate, 1 - rate * decay)
 
-    def _pass(self, rate: float, kept: float) -> None:
+    def _add_step(self, rate: float, kept: float) -> None:
         """Adds the step just taken to what rows have missed that left any step before it."""
         count = self.now - self.start
         if count > self.missed_5S.shape[1]:
-            self.missed_5S = torch.cat([self.missed_5S, self._nothing()], 1)
+            self.missed_5S = torch.cat([self.missed_5S, self._empty_sums()], 1)
+        # pull, swift, what is left of weight, first and second moment
         for place, factor in enumerate((kept, kept, kept, self.first, self.second)):
             self.missed_5S[place, :count] *= factor
         width = min(count, len(self.power_W))
@@ -82,10 +85,10 @@ class Rest:
 
     # ------------------------------------------------------------ rows that rested
     def before_reading(self, row: Tensor, padding: int | None, *, learning: bool) -> None:
-        """Brings rows, of any shape and in any number, up to date; not the one that is never read.
+        """Brings rows, of any shape and in any number, up to date; but for `padding`, which is never read.
 
-        Where no gradient comes back (lists, validation) they only look so, until something else happens here: what the other
-        ranks do not read must leave no trace, as a row that drifts in two parts comes out another by rounding.
+        Where no gradient comes back (lists, validation) they only look so, until the next step, look-up or settling: what
+        the other ranks do not read must leave no trace, as a row that drifts in two parts comes out another by rounding.
         """
         if self.now == self.start:
             return
@@ -111,7 +114,7 @@ class Rest:
             for row_X in torch.split((self.left_N < self.now).nonzero()[:, 0], CHUNK):
                 self._catch_up(row_X)
             self.start = self.now
-            self.missed_5S = self._nothing()
+            self.missed_5S = self._empty_sums()
 
     def _catch_up(self, row_X: Tensor) -> None:
         row_X = self._behind(row_X)

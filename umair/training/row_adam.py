@@ -16,13 +16,14 @@ class RowAdam(torch.optim.AdamW):
     """Adam (fused) that touches a table with a sparse gradient only where a step reads it, and learns the same.
 
     Adam moves every row at every step: those without a gradient drift on what is left of their first moment, while both
-    moments fade. The paper's tables have 10 million numbers, of which a small step reads few. Here a row rests until it is
-    read again, and then makes up at once for all the steps that it missed (`Rest`, which says how nearly). The weights are
+    moments fade. The paper's tables have 10 million numbers, of whose rows a small step reads few. Here a row rests until it
+    is read again, and then makes up at once for all the steps that it missed (`Rest` says how nearly). The weights are
     Adam's, not those of a lazy Adam (torch's SparseAdam), by which rare ids learn more slowly. A table whose gradient is
-    dense is moved as by Adam. Weights and state are whole after `settle` and `state_dict`; before, only rows that are read.
+    dense is moved as by Adam. Weights and state are whole after `settle` and `state_dict`; before that, only the rows just
+    read are.
 
     `table_decay`: tables, and nothing else, shrink by this times the rate at every step. Tables are made sparse before this
-    is made; `step` raises ValueError for a gradient that is sparse without warning.
+    is made; `step` raises ValueError for a sparse gradient of a table that was dense then.
     """
 
     def __init__(self, module: nn.Module, lr: float, table_decay: float = 0.0) -> None:
@@ -30,16 +31,16 @@ class RowAdam(torch.optim.AdamW):
         known = {id(table.weight) for table in tables}
         groups = [{"params": [weight for weight in module.parameters() if (id(weight) in known) == wanted],
                    "weight_decay": table_decay if wanted else 0.0} for wanted in (False, True)]
-        self.rests: dict[Tensor, Rest] = {}
         super().__init__([group for group in groups if group["params"]], lr=lr, weight_decay=0.0, fused=True)
-        self.heard = [table for table in tables if table.sparse]
+        self.rests: dict[Tensor, Rest] = {}
+        self.sparse_tables = [table for table in tables if table.sparse]
         listen = _listener(weakref.ref(self))
-        for table in self.heard:
+        for table in self.sparse_tables:
             table.register_forward_pre_hook(listen)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; `closure` is torch's and not used here."""
+        """One step; `closure` as torch's; training gives none."""
         tables = [(group, weight, weight.grad) for group in self.param_groups for weight in group["params"]
                   if weight.grad is not None and weight.grad.is_sparse]
         for _, weight, _ in tables:
@@ -70,7 +71,7 @@ class RowAdam(torch.optim.AdamW):
 
     def _rest(self, group: dict[str, Any], table_NE: Tensor) -> Rest:
         if table_NE not in self.rests:
-            if not any(table.weight is table_NE for table in self.heard):
+            if not any(table.weight is table_NE for table in self.sparse_tables):
                 raise ValueError("a sparse gradient of a table that was dense when RowAdam was made; "
                                  "call make_tables_sparse before")
             state = self.state[table_NE]
