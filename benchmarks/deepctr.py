@@ -1,9 +1,9 @@
 """Our DCN-V2 against the DCNMix of deepctr-torch, which is installed apart and for this alone: rows a second of one step.
 
 The same 23 fields with the paper's tables, the same widths, dropout and batch norm; one thread; batches held in memory, BATCHES of
-them in turns, whose ids are drawn evenly, so that a row of a large table has mostly rested since the last time round. Theirs steps as its `fit`
-does (loss summed, its value read at every step), without progress bar and metrics, by the Adam that its `compile("adam")` makes, and
-beside that by torch's fused one. Ours steps by RowAdam: with the default's sparse gradients of the large tables, and with dense ones,
+them in turns, whose ids are drawn evenly, so that a row of a large table has mostly rested since the last time round. Theirs
+steps as its `fit` does (loss summed, its value read at every step), without progress bar and metrics, by the Adam that its
+`compile("adam")` makes, and beside that by torch's fused one. Ours steps by RowAdam: with the default's sparse gradients of the large tables, and with dense ones,
 when it is torch's fused Adam; both learn what Adam learns. Ours has 10.3 M weights, theirs 10.2 M: users' and illustrations' tags
 have tables apart.
 """
@@ -64,8 +64,7 @@ def _ratio(rounds: list[dict[str, int]], other: str) -> list[float]:
 def _our_step(batches: list[Batch], config: TrainingConfig) -> Step:
     torch.manual_seed(0)
     ranker, turns = build_ranker(CONFIG, WIDTHS), cycle(batches)
-    if config.sparse_from is not None:
-        make_tables_sparse(ranker, config.sparse_from)
+    make_tables_sparse(ranker, config.sparse_from)
     trainee = Trainee(MAIN, CONFIG, ranker, RowAdam(ranker, config.learning_rate), Ranks(), config)
     return lambda: trainee.step(next(turns), 0)
 

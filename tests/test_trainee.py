@@ -35,8 +35,7 @@ def trainee(ranks: Ranks | None = None, *, ranker: dict | None = None, momentum:
     config, training = small(**(EVEN | (ranker or {}))), TrainingConfig(ranks=1, **settings)
     fresh = UmairRanker(config, WIDTHS)
     fresh.match.places.norm.momentum = momentum  # 0: tastes follow the running statistics, which every part of a batch would move
-    if training.sparse_from is not None:
-        make_tables_sparse(fresh, training.sparse_from)
+    make_tables_sparse(fresh, training.sparse_from)
     return Trainee("main", config, fresh, RowAdam(fresh, 0.01, training.table_decay), ranks or Ranks(), training)
 
 
@@ -44,8 +43,7 @@ def rival(**settings: object) -> Trainee:
     torch.manual_seed(0)
     config, training = small(form="dcn_v2", inputs="all", counters=True, deep_dropout=0), TrainingConfig(ranks=1, **settings)
     fresh = build_ranker(config, WIDTHS)
-    if training.sparse_from is not None:
-        make_tables_sparse(fresh, training.sparse_from)
+    make_tables_sparse(fresh, training.sparse_from)
     return Trainee("rival", config, fresh, RowAdam(fresh, 0.01), Ranks(), training)
 
 

@@ -98,11 +98,11 @@ def _listener(optimizer: weakref.ref[RowAdam]) -> Callable[..., None]:
     return listen
 
 
-def make_tables_sparse(module: nn.Module, numbers: int) -> None:
-    """Tables of at least so many numbers (rows times width) get sparse gradients."""
+def make_tables_sparse(module: nn.Module, numbers: int | None) -> None:
+    """Tables of at least so many numbers (rows times width) get sparse gradients; None: no table."""
     for part in module.modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            part.sparse = part.weight.numel() >= numbers
+            part.sparse = numbers is not None and part.weight.numel() >= numbers
 
 
 def gradient_bytes(module: nn.Module) -> int:

@@ -52,8 +52,8 @@ class Trainee:
         ranker.to(ranks.device)
         if settings.share_moments:
             share_moments(ranker, ranks)
-        if settings.sparse_from is not None and not settings.compiled:  # which rows are read is no part of a graph
-            make_tables_sparse(ranker, settings.sparse_from)
+        # which rows are read is no part of a compiled graph
+        make_tables_sparse(ranker, None if settings.compiled else settings.sparse_from)
         return cls(name, config, ranker, RowAdam(ranker, settings.learning_rate, settings.table_decay), ranks, settings)
 
     @cached_property
