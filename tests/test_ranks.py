@@ -111,6 +111,21 @@ def test_a_crash_and_a_killed_rank_are_cluster_errors(spark, how, match):
         run_ranks(spark, crash_or_die, {"how": how}, 2)
 
 
+class JavaError(Exception):
+    """As py4j's own: its text is asked of the JVM."""
+
+    def __str__(self) -> str:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+
+def test_an_error_whose_jvm_has_gone_is_told_by_its_name(spark, monkeypatch):
+    def run(*arguments, **settings):
+        raise JavaError
+    monkeypatch.setattr("horovod.spark.run", run)
+    with pytest.raises(ClusterError, match=r"a rank that did not start or died \(JavaError\); expected 1 ranks"):
+        run_ranks(spark, exercise, {"offset": 0}, 1)
+
+
 def test_too_few_slots_fail_before_horovod_waits(spark):
     started = time.monotonic()
     with pytest.raises(ClusterError, match="found 2 slots, so no free slots for every rank; expected 3 slots"):

@@ -242,7 +242,14 @@ def _user_error(kind: str, *text: str) -> UmairError:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """The start of what an error says; of a Java error, which asks the JVM for its text, its name where the JVM has gone."""
+    from py4j.protocol import Py4JError  # comes with pyspark, which no process but the driver needs
+
+    try:
+        said = str(error)
+    except (OSError, Py4JError):
+        said = type(error).__name__
+    return " ".join(said.split())[:300]
 
 
 # ---------------------------------------------------------------- in a rank's own process
