@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -22,11 +23,13 @@ from umair.experiments.learnable import Known, _ridge, fit_users, learnable_scor
 from umair.experiments.page import _published, experiment_text
 from umair.experiments.run import run_experiments
 from umair.experiments.summary import REPLICATES, _GroupedReplicates, _Replicates, summarise
-from umair.experiments.trial import CODE, Outcome, Trial, user_means, user_shares
+from umair.experiments.trial import CODE, Outcome, Trial, run_trial, user_means, user_shares
 from umair.job import Config
 from umair.metrics import auc, way
 from umair.storage import read_facts
+from umair.training.checkpoint import Position
 from umair.training.inputs import TrainingInputs
+from umair.training.loop import _Run
 from umair.training.packing import FeatureSource
 
 ROOT = Path(__file__).parents[1]
@@ -238,6 +241,31 @@ def test_who_trains_is_no_part_of_a_trials_key(tmp_path):
 
     assert key() == key(device="cuda") == key(threads=2) == key(resident=True)
     assert len({key(), key(seed=1), key(epochs=2), key(precision="bfloat16")}) == 4
+
+
+def test_a_trial_that_was_begun_by_other_code_begins_anew_and_says_where_it_was_trained(ran, tmp_path, monkeypatch):
+    """Else half of what is said of new code would be the old code's; seconds are of all machines that took a part."""
+    config = load_config(written(tmp_path, training={**SMALL["training"], "epochs": 2}), [], ExperimentConfig)
+    data = open_data(config, ran / "small")
+    trial = Trial(config.others["ids"], config.training, data.inputs, data.root)
+    begun: list[Position] = []
+    whole = _Run.train_epoch
+
+    def killed_in_the_second(run: _Run) -> None:
+        begun.append(run.position)
+        if run.position.epoch == 1 and len(begun) < 5:
+            raise KeyboardInterrupt
+        whole(run)
+
+    monkeypatch.setattr(_Run, "train_epoch", killed_in_the_second)
+    for digest, machine in (("old", "here"), ("new", "here"), ("new", "there")):
+        monkeypatch.setattr("umair.experiments.trial.code_digest", lambda *_, digest=digest: digest)
+        monkeypatch.setattr("umair.experiments.trial.machine_kind", lambda machine=machine: machine)
+        with contextlib.suppress(KeyboardInterrupt):
+            done = run_trial(trial, tmp_path / "trials", at_once=2)
+    assert begun == [Position(0), Position(1), Position(0), Position(1), Position(1)]
+    facts = read_facts(done)
+    assert (facts["machine"], facts["device"], facts["at_once"], facts["epochs"]) == ("here then there", "cpu", 2, 2)
 
 
 # ---------------------------------------------------------------- what can be learned

@@ -23,7 +23,7 @@ from umair.model.ranker import RankerConfig
 from umair.storage import Store
 from umair.training import loop
 from umair.training.features import pack_features
-from umair.training.loop import TrainingConfig, load_ranker, train_rankers
+from umair.training.loop import TrainingConfig, load_ranker, scored_at_once, train_rankers
 from umair.training.ranks import Ranks, run_ranks
 from umair.training.trainee import Trainee
 
@@ -97,6 +97,11 @@ def kill(given: dict, waits: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_rankers_whose_scores_depend_on_their_batch_are_scored_in_batches_of_the_authors_size():
+    assert scored_at_once([RANKER, RIVAL]) == 4_096
+    assert scored_at_once([RIVAL, RANKER.model_copy(update={"batch_mean": True})]) == 512
 
 
 @pytest.mark.parametrize("tables", [{}, SPARSE], ids=["dense", "sparse"])
@@ -240,7 +245,7 @@ def test_a_score_that_is_no_number_names_the_epoch_and_the_checkpoint_before_it(
 
 def test_a_rank_with_fewer_validation_rows_than_steps_scores_those_it_has(store, tmp_path, monkeypatch):
     """The second of two ranks, with two rows beside a file of 75: these take four steps of at most 20 rows."""
-    monkeypatch.setattr(loop, "VALIDATION_BATCH", 20)
+    monkeypatch.setattr(loop, "SCORING_BATCH", 20)
     given, few = arguments(store, tmp_path / "few", epochs=1), str(tmp_path / "few.parquet")
     file, rows = next(iter(given["inputs"].rows_by_file["valid"].items()))
     assert rows == 75

@@ -93,6 +93,6 @@ def test_the_same_configuration_gives_the_same_world_and_is_drawn_once(world, tm
     before = (world / "facts.json").stat().st_mtime_ns
     draw_numeric_world(CONFIG, world)
     assert (world / "facts.json").stat().st_mtime_ns == before
-    draw_numeric_world(CONFIG.model_copy(update={"seed": 1}), tmp_path / "other")
+    draw_numeric_world(CONFIG.model_copy(update={"seed": 1}), tmp_path / "again")  # over the other
     first = "window_test/part-0.parquet"
-    assert (tmp_path / "other" / first).read_bytes() != (world / first).read_bytes()
+    assert (tmp_path / "again" / first).read_bytes() != (world / first).read_bytes()

@@ -86,9 +86,10 @@ def draw_numeric_world(config: NumericWorldConfig, folder: Path) -> dict[str, An
 
 
 def _key(config: NumericWorldConfig) -> str:
-    """Stands for the world: its configuration, this code, and the layout of a pack."""
-    code = code_digest("experiments/numeric_world.py", "windows/history.py", "windows/interests.py")
-    return fingerprint([config, LAYOUT, code])
+    """Stands for the world: its configuration, the code that makes it, and the layout of a pack and of a window."""
+    code = code_digest("experiments/numeric_world.py", "windows/history.py", "windows/interests.py", "training/packing.py",
+                       "model/compact.py")
+    return fingerprint([config, LAYOUT, WINDOW.columns, code])
 
 
 def numeric_inputs(folder: Path, splits: tuple[str, ...] = SPLITS) -> TrainingInputs:

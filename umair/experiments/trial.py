@@ -19,12 +19,10 @@ from umair.training.checkpoint import load_ranker
 from umair.training.features import Features
 from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
-from umair.training.loop import MAIN, TrainingConfig, train_rankers
+from umair.training.loop import MAIN, Making, TrainingConfig, scored_at_once, train_rankers
 from umair.training.ranks import Ranks
 from umair.training.reader import read_rows
 
-SCORING_BATCH = 4_096  # rows
-AUTHORS_BATCH = 512  # rows that the authors score together (spec: their weights are a mean over the batch)
 CODE = (  # what a trial's scores depend on beside its configuration and rows; not the encoders, whose vectors the rows have,
     # nor presets, which are keys of the configuration
     "experiments/trial.py", "metrics.py", "baselines",
@@ -86,25 +84,23 @@ class _Silent(Ranks):
 
 
 def run_trial(trial: Trial, folder: Path, at_once: int = 1) -> Path:
-    """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint.
-
-    The facts say on which machine, and how many trials, `at_once`, shared it: seconds depend on both.
-    """
+    """Trains and scores into `folder`/key, unless that is there; a trial that was killed goes on from its checkpoint."""
     done = folder / trial.key
     if not (done / "facts.json").is_file():
-        trained = train_trial(trial, folder / "rankers")
-        where = {"machine": machine_kind(), "device": trial.training.device, "at_once": at_once}
-        write_folder(done, lambda new: {**_score(trial, trained, new), **where})
+        trained = train_trial(trial, folder / "rankers", at_once)
+        write_folder(done, lambda new: _score(trial, trained, new))
     return done
 
 
-def train_trial(trial: Trial, folder: Path) -> Path:
-    """Trains into `folder`/key, unless that is there."""
+def train_trial(trial: Trial, folder: Path, at_once: int = 1) -> Path:
+    """Trains into `folder`/key, unless that is there. The facts say on which machine, and how many trials, `at_once`, shared
+    it: seconds depend on both."""
     trained = folder / trial.key
     torch.set_num_threads(trial.training.threads)
     if not (trained / "facts.json").is_file():
+        place = {"machine": machine_kind(), "device": trial.training.device, "at_once": at_once}
         train_rankers(_Silent(device=trial.device), ranker=trial.ranker, config=trial.training, inputs=trial.inputs,
-                      root=trial.root, folder=str(trained))
+                      root=trial.root, folder=str(trained), making=Making(code_digest(*CODE), place))
     return trained
 
 
@@ -114,7 +110,7 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     features = Features.open(trial.training.feature_folder(Path(trial.root)) / trial.inputs.source.key)
     rows_by_file = dict(sorted(trial.inputs.rows_by_file["test"].items()))
     rows = sum(rows_by_file.values())
-    size = AUTHORS_BATCH if trial.ranker.batch_mean else SCORING_BATCH
+    size = scored_at_once([trial.ranker])
     sizes = [size] * (rows // size) + [rows % size] * (rows % size > 0)
     with torch.inference_mode():
         feed = Feed(features, {MAIN: ranker}, device, resident=trial.training.resident)
@@ -129,8 +125,14 @@ def _score(trial: Trial, trained: Path, folder: Path) -> dict[str, Any]:
     np.savez(folder / "scores.npz", **scores)
     facts = read_facts(trained)
     return {**{name: facts[name] for name in ("rows", "epochs", "seconds", "rows_per_second", "valid")},
-            **facts["rankers"][MAIN], "seed": trial.training.seed, "modalities": list(ranker.modalities),
-            "matched": list(ranker.matched)}
+            **facts["rankers"][MAIN], **_place(facts["places"]), "seed": trial.training.seed,
+            "modalities": list(ranker.modalities), "matched": list(ranker.matched)}
+
+
+def _place(places: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where a trial was trained; one that went on elsewhere names both."""
+    names = {name: " then ".join(dict.fromkeys(place[name] for place in places)) for name in ("machine", "device")}
+    return {**names, "at_once": max(place["at_once"] for place in places)}
 
 
 def _joined(parts: list[Any]) -> Floats:

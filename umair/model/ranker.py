@@ -108,7 +108,8 @@ class RankerConfig(Section):
     projected_experts: bool = False  # maps of its own for each attention expert; else they differ in training only
     score: Literal["dot", "hadamard"] = "dot"  # one weight a modality, or one for each of its numbers
     scaled_scores: bool = False  # dot products of the contribution divided by the root of their width
-    batch_mean: bool = False  # the authors' computation: every row's weights averaged over all users of the batch
+    batch_mean: bool = False  # the authors' computation: every row's weights averaged over all users of the batch, which
+    #                           makes its score depend on the rows that it is scored with
     senet_sum: bool = False  # SENet experts sum the weighed modalities (eq. 6); false: average them, as the authors do
     attention_dropout: float = Field(0.5, ge=0, lt=1)  # of the contribution's weights
     cross_layers: int = Field(2, ge=0)  # 0: no cross network

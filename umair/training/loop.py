@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -37,7 +38,8 @@ __all__ = ["MAIN", "TrainingConfig", "build_ranker", "load_ranker", "train_ranke
 MAIN = "main"  # the name of the ranker itself among its rivals
 POINTS = 50  # of the training curve, an epoch
 ARTIST = STATIC_FIELDS.index("artist_index")
-VALIDATION_BATCH = 4_096  # rows of a rank
+SCORING_BATCH = 4_096  # rows of a rank
+AUTHORS_BATCH = 512  # rows that the authors score together (their weights are a mean over the batch: `batch_mean`)
 Result = TypeVar("Result")
 
 
@@ -89,8 +91,16 @@ class TrainingConfig(Section):
                                        "resident": False, "sparse_from": None})
 
 
+@dataclass(frozen=True)
+class Making:
+    """By which code rankers are made, and where."""
+
+    code: str = ""  # a checkpoint of other code does not count
+    place: dict[str, Any] = field(default_factory=dict)  # machine and the like; facts have those of all starts
+
+
 def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig, inputs: TrainingInputs, root: str,
-                  folder: str) -> dict[str, Any]:
+                  folder: str, making: Making | None = None) -> dict[str, Any]:
     """Trains the ranker and its rivals, writes them into `folder`, returns its facts. Every rank runs this.
 
     `folder` gets main/, a folder for each rival, and facts.json. Killed and run again with the same arguments, training
@@ -99,8 +109,9 @@ def train_rankers(ranks: Ranks, *, ranker: RankerConfig, config: TrainingConfig,
     that is not a number (the checkpoint before it is kept), StorageError for lost files and a full disk, ClusterError when
     ranks end with different weights.
     """
-    run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder))
-    run.resume()
+    making = making or Making()
+    run = _Run(ranks, {MAIN: ranker, **config.rivals}, config, inputs, Path(root), Path(folder), making.code)
+    run.resume(making.place)
     while run.position.epoch < config.epochs and not run.stalled:
         run.train_epoch()
     return run.finish()
@@ -110,7 +121,7 @@ class _Run:
     """One rank's part in one training run."""
 
     def __init__(self, ranks: Ranks, rankers: dict[str, RankerConfig], config: TrainingConfig, inputs: TrainingInputs,
-                 root: Path, folder: Path) -> None:
+                 root: Path, folder: Path, code: str) -> None:
         self.ranks, self.config, self.inputs, self.folder = ranks, config, inputs, folder
         self.started, self.phases = time.monotonic(), dict[str, float]()
         features = self._timed("pack", lambda: pack_features(Store(root), inputs.source, config.feature_folder(root)))
@@ -120,27 +131,31 @@ class _Run:
         self.features = features
         self.shared = {name: _shared_buckets(name, each, features) for name, each in rankers.items()}
         self.trainees = {name: Trainee.fresh(name, each, features, ranks, config) for name, each in rankers.items()}
-        self.checkpoints = self._checkpoints(rankers[MAIN])
+        self.checkpoints = self._checkpoints(rankers[MAIN], code)
         self.position = Position()
         self.curve: list[dict[str, Any]] = []  # mean losses along the way
         self.valid: list[dict[str, Any]] = []  # measures after each epoch
+        self.places: list[dict[str, Any]] = []  # where it was trained, each place once
+        self.scored_at_once = scored_at_once(rankers.values())
 
     # ------------------------------------------------------------ checkpoints
-    def _checkpoints(self, ranker: RankerConfig) -> Checkpoints:
-        """Below a folder that stands for what is trained, and there for the rows; who trains it does not count."""
+    def _checkpoints(self, ranker: RankerConfig, code: str) -> Checkpoints:
+        """Below a folder that stands for what is trained, and there for rows and code; who trains it does not count."""
         run = fingerprint([self.config.by_whomever(), ranker])
-        rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file])
+        rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file, *([code] if code else [])])
         return Checkpoints(self.folder.with_name(f"checkpoints-{run}"), rows)
 
-    def resume(self) -> None:
+    def resume(self, place: dict[str, Any]) -> None:
         """Takes up the newest checkpoint of this very run, if there is one."""
         found = self.checkpoints.load(self._parts())
         if found:
             self.position, facts = found
             self._divide_anew(facts["ranks"])
-            self.curve, self.valid = facts["curve"], facts["valid"]
+            self.curve, self.valid, self.places = facts["curve"], facts["valid"], facts.get("places", [])
             self.started -= facts["seconds"]
             self.ranks.say(f"train: goes on after step {self.steps_done:,} from {self.checkpoints.newest}")
+        if place and place not in self.places:
+            self.places.append(place)
         for trainee in self.trainees.values():
             self.ranks.share_weights(trainee.ranker)
             self.ranks.share_optimizer(trainee.optimizer)
@@ -176,7 +191,7 @@ class _Run:
         self._settle()
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
-                     "ranks": self.ranks.count}
+                     "ranks": self.ranks.count, "places": self.places}
             self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
         self.ranks.barrier()
 
@@ -246,8 +261,8 @@ class _Run:
     def _validate(self) -> None:
         """Adds each ranker's exact log loss and AUC over the validation rows of all ranks."""
         self._settle()
-        plan = plan_epoch(self.inputs.rows_by_file["valid"], self.ranks.count, self.ranks.index, VALIDATION_BATCH,
-                          "window_valid")
+        plan = plan_epoch(self.inputs.rows_by_file["valid"], self.ranks.count, self.ranks.index,
+                          self.scored_at_once, "window_valid")
         scores: dict[str, list[torch.Tensor]] = {name: [] for name in self.trainees}
         labels = []
         for batch in self.feed.batches(plan.rows_by_file, plan.sizes):
@@ -322,7 +337,7 @@ class _Run:
             "rankers": {name: {**count_parameters(each.ranker), "kept_epoch": self._kept_epoch(name),
                                 "shared_buckets": self.shared[name]}
                         for name, each in self.trainees.items()},
-            "curve": self.curve, "valid": self.valid}
+            "places": self.places, "curve": self.curve, "valid": self.valid}
 
     def _timed(self, phase: str, work: Callable[[], Result]) -> Result:
         started = time.perf_counter()
@@ -330,6 +345,11 @@ class _Run:
             return work()
         finally:
             self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+
+
+def scored_at_once(rankers: Iterable[RankerConfig]) -> int:
+    """Rows of a batch that is scored: of rankers whose scores depend on it, as many as the authors have."""
+    return AUTHORS_BATCH if any(ranker.batch_mean for ranker in rankers) else SCORING_BATCH
 
 
 def _shared_buckets(name: str, config: RankerConfig, features: Features) -> dict[str, float]:
