@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import yaml
 from test_experiments import ROOT, SMALL
 
 from umair.config import load_config
-from umair.errors import ConfigError, ContractError, StorageError
+from umair.errors import ClusterError, ConfigError, ContractError
 from umair.experiments.data import open_training
 from umair.experiments.run import alone
 from umair.experiments.search import SearchConfig, _open_study, run_search
 from umair.job import Config
 from umair.storage import read_facts
+from umair.training.inputs import TrainingInputs
+from umair.training.packing import FeatureSource
 
 SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "ranker.match_width": {"low": 4, "high": 8},
          "ranker.deep": [[8], [16, 8]]}
@@ -132,7 +135,7 @@ def test_nothing_is_something_to_try(tmp_path):
 
 
 def test_two_searches_do_not_train_in_one_folder(searched):
-    with alone(searched), pytest.raises(StorageError, match="another process that runs this experiment or search"):
+    with alone(searched), pytest.raises(ClusterError, match="another process that runs this experiment or search"):
         run_search(written(searched.parents[1]), searched.parent, processes=1)
 
 
@@ -164,7 +167,15 @@ def test_the_starting_point_is_tried_first_and_the_best_is_said_as_overrides(sea
     assert summary["start"]["values"] == start
     assert summary["start"] in summary["all"]
     best = summary["best"]["values"]
-    assert all(f"{key}={json.dumps(value)}" in summary["overrides"] for key, value in best.items())
+    assert shlex.split(summary["overrides"]) == [f"{key}={json.dumps(value)}" for key, value in best.items()]  # as a shell reads it
+
+
+def test_a_search_is_of_its_very_windows(tmp_path):
+    """As many rows in each file, but built anew: losses on them are not compared with those of before."""
+    config = load_config(written(tmp_path), [], SearchConfig)
+    inputs = [TrainingInputs(FeatureSource({}, {}, "i", "t", {}, False), {"train": {f"{part}/0.parquet": 9}}, {}) for part in "ab"]
+    assert config.key(inputs[0]) != config.key(inputs[1])
+    assert config.key(inputs[0]) == config.model_copy(update={"trials": 99}).key(inputs[0])
 
 
 def test_a_week_brings_its_own_ranker_and_training(tmp_path):

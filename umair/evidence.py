@@ -39,10 +39,12 @@ def origin(result: dict[str, Any]) -> str:
 
 
 def write_evidence(page: Path, result: dict[str, Any], text: str, summary: dict[str, Any]) -> None:
-    """Writes the page and, beside it, all figures as JSON; prints the summary as the last line."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    page.write_text(text, encoding="utf-8")
+    """Writes the page and, beside it, all figures as JSON; prints the summary as the last line. Raises StorageError for a
+    full disk, which leaves what was there."""
+    from umair.storage import write_atomically  # needs packages that a benchmark on a GPU does without
+
+    write_atomically(page.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(page, text)
     named = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
     print(json.dumps({"page": str(named), **summary}))  # noqa: T201  for the terminal
 

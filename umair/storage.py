@@ -72,7 +72,7 @@ class Store:
 
         Raises StorageError when the root cannot be written, ClusterError when another run holds it.
         """
-        with _locked(self.root / ".writer", f"root {self.root}"):
+        with locked(self.root / ".writer", f"root {self.root}", "another run that writes its tables"):
             yield
 
     # ------------------------------------------------------------ tables
@@ -246,7 +246,9 @@ class Store:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, where: str, found: str) -> Iterator[None]:
+    """Holds the lock of a file, which dies with its process. Raises ClusterError, saying `where` and `found`, while another
+    process holds it, and StorageError where the file cannot be written."""
     with contextlib.ExitStack() as held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +259,7 @@ def _locked(path: Path, what: str) -> Iterator[None]:
             file.flush()
         except BlockingIOError as error:
             holder = path.read_text(encoding="utf-8").strip()
-            raise ClusterError(what, f"another run that writes its tables ({holder})", "one writer at a time",
+            raise ClusterError(where, f"{found} ({holder})", "one at a time",
                                "wait until it is done, then run again") from error
         except OSError as error:
             raise _unwritable(path, error) from error

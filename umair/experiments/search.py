@@ -12,6 +12,7 @@ import difflib
 import json
 import logging
 import os
+import shlex
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,10 @@ from umair.evidence import code_digest, provenance
 from umair.experiments.config import TWO_PLACES, WeekConfig, laid_over_the_week
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
-from umair.experiments.run import alone, trial_processes
+from umair.experiments.run import alone
 from umair.experiments.trial import CODE, Trial, train_trial
 from umair.model.ranker import RankerConfig
+from umair.processes import worker_processes
 from umair.storage import read_facts, write_atomically
 from umair.training.inputs import TrainingInputs
 from umair.training.loop import MAIN, TrainingConfig
@@ -122,8 +124,8 @@ class SearchConfig(Section):
 
     def key(self, inputs: TrainingInputs) -> str:
         """Stands for all but how many trials there are to be: two losses are compared on the same rows and code alone."""
-        return fingerprint([self.model_dump(mode="json", exclude={"trials"}), inputs.source.key,
-                            [sorted(rows.values()) for rows in inputs.rows_by_file.values()], code_digest(*CODE)])
+        return fingerprint([self.model_dump(mode="json", exclude={"trials"}), inputs.source.key, inputs.rows_by_file,
+                            code_digest(*CODE)])
 
 
 def _section(schema: type[AnySection], name: str, values: dict[str, Any]) -> AnySection:
@@ -143,22 +145,21 @@ def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str
     trial, its values as overrides for a job, and all trials, the best first, each with its values and its log loss and AUC
     on the validation window.
 
-    A trial that ends in an error counts as tried. Raises ConfigError where Optuna is not installed, StorageError where
-    another process runs this search, ContractError where no trial came to its end.
+    A trial that ends in an error counts as tried. Raises ConfigError where Optuna is not installed, ClusterError where
+    another process runs this search or one of its own is killed, ContractError where no trial came to its end.
     """
     _optuna()
     config = load_config(file, [], SearchConfig)
     folder = (root / file.stem).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     at_once = processes or os.cpu_count() or 1
-    with alone(folder), trial_processes(at_once) as pool:
+    with alone(folder), worker_processes(at_once, "the search's trials") as pool:
         inputs, data_root = open_training(config.numeric, config.week, folder)
         study, going = _open_study(config, config.key(inputs), folder), dict[str, Future[Path]]()
 
         def start(drawn: dict[str, Any]) -> Future[Path]:
             trial = Trial(*config.settings(drawn), inputs, data_root)
             if trial.key not in going:  # two that draw the same would train in one folder
-                going[trial.key] = pool.submit(train_trial, trial, folder / "rankers")
+                going[trial.key] = pool.submit(train_trial, trial, folder / "rankers", at_once)
             return going[trial.key]
 
         _fill(study, config, start, at_once)
@@ -248,9 +249,10 @@ def _summary(study: Any, config: SearchConfig) -> dict[str, Any]:
     trials = [{"log_loss": round(trial.value, 5), "auc": trial.user_attrs["auc"],
                "values": _values(config, trial.params), "start": "start" in trial.user_attrs}
               for trial in sorted(done, key=lambda trial: trial.value)]
+    overrides = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in trials[0]["values"].items()]
     return {"window": "valid", "trials": len(trials), "failed": len(failed),
             "start": next((trial for trial in trials if trial["start"]), None), "best": trials[0],
-            "overrides": " ".join(f"{key}={json.dumps(value)}" for key, value in trials[0]["values"].items()), "all": trials}
+            "overrides": " ".join(overrides), "all": trials}
 
 
 def _optuna() -> Any:

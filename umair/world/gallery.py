@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from umair.processes import worker_processes
 from umair.world.config import WorldConfig
 from umair.world.damage import FINE, broken_picture
 from umair.world.factors import Illustrations
@@ -62,21 +59,8 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_write_some, tasks)
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_with_parent) as pool:
+    with worker_processes(workers, "drawing pictures") as pool:
         yield from pool.map(_write_some, tasks)
-
-
-def _leave_with_parent() -> None:
-    """Ends this worker when its parent is killed; it would wait for work for ever."""
-    threading.Thread(target=_wait_for_parents_end, daemon=True).start()
-
-
-def _wait_for_parents_end() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent"
-    parent.join()
-    os._exit(1)
 
 
 def _write_some(task: _Task) -> int:
