@@ -82,6 +82,11 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"training": {"rivals": {"a": {}}}}, "an experiment names its rankers under `others`"),
     ({"training": {"ranks": 2}}, "trials run as one process each"),
     ({"seeds": [0, 0]}, "each once, or one would count twice"),
+    ({"seeds": [-1]}, "key 'seeds.0': found -1; expected greater than or equal to 0"),
+    ({"seeds": [0, True]}, "key 'seeds.1': found True"),
+    ({"seeds": ["3"]}, "key 'seeds.0': found '3'"),
+    ({"training": {**SMALL["training"], "seed": 7}}, "training.seed 7; an experiment has `seeds`, one a training"),
+    ({"numeric": {"train_share": 0.8, "test_from": 0.8}}, "train_share 0.8 and test_from 0.8; the validation window lies between"),
     ({"others": {"same": {}}}, "'same' is the same ranker as 'umair'"),
     ({"ablations": {"summed": {"senet_sum": True}}}, "'summed' is the same ranker as 'umair': senet_sum changes nothing of it"),
     ({"others": {"ids": {"form": "dcn_v2"}, "uncounted": {"form": "dcn_v2", "contribution": "senet", "residual": True}}},
@@ -142,9 +147,9 @@ def test_windows_of_one_label_are_refused_before_anything_trains(tmp_path, monke
     config = load_config(written(tmp_path), [], ExperimentConfig)
     whole = Rows.of
 
-    def bookmarked_alone(rows_by_file):
-        rows = whole(rows_by_file)
-        return Rows(rows.user_N, rows.item_N, np.ones_like(rows.label_N)) if "window_valid" in next(iter(rows_by_file)) else rows
+    def bookmarked_alone(rows_by_file, split):
+        rows = whole(rows_by_file, split)
+        return Rows(rows.user_N, rows.item_N, np.ones_like(rows.label_N)) if split == "valid" else rows
 
     monkeypatch.setattr(Rows, "of", bookmarked_alone)
     with pytest.raises(ContractError, match=r"table 'window_valid' of the experiment: found \d+ rows, all with label 1; expected "
@@ -211,7 +216,7 @@ def test_the_table_says_what_the_scores_say(ran, tmp_path):
 def _train_items(data) -> np.ndarray:
     from umair.experiments.data import Rows
 
-    return Rows.of(data.inputs.rows_by_file["train"]).item_N
+    return Rows.of(data.inputs.rows_by_file["train"], "train").item_N
 
 
 def test_what_a_user_counts_of_each_modality_by_hand():
@@ -279,7 +284,7 @@ def test_a_users_regression_by_hand():
     factor_IF = np.array([[1.0], [-1.0]])
     rows = Window([0, 0, 1, 1], [0, 1, 0, 1], [1, 0, 0, 1])
     fit_UF = fit_users(rows, factor_IF, ridge=2.0)
-    np.testing.assert_allclose(fit_UF[:, 0], [0.25, -0.25])  # sum of factor * (label - rate) = 1, over 2 + 2
+    np.testing.assert_allclose(fit_UF[:, 0], [0.25, -0.25, 0])  # sum of factor * (label - rate) = 1, over 2 + 2
     np.testing.assert_allclose(fit_UF[:, 1], 0.5)
     np.testing.assert_allclose(score_users(fit_UF, Window([0, 1, 7], [0, 0, 0], [0, 0, 0]), factor_IF), [0.75, 0.25, 0.5])
 
@@ -382,7 +387,7 @@ def test_what_is_not_defined_is_left_out_or_null(tmp_path, monkeypatch):
     rows = {"train": Rows(np.array([0, 0, 1, 1]), np.array([1, 2, 1, 2]), np.array([0, 1, 0, 1])),
             "valid": Rows(np.array([0, 1]), np.array([1, 2]), np.array([0, 1])),
             "test": Rows(np.array([0, 0, 1, 1, 1]), np.array([1, 1, 2, 2, 9]), np.array([0, 0, 1, 1, 1]))}
-    monkeypatch.setattr(Rows, "of", lambda rows_by_file: rows[next(iter(rows_by_file))])
+    monkeypatch.setattr(Rows, "of", lambda rows_by_file, split: rows[next(iter(rows_by_file))])
     inputs = TrainingInputs(FeatureSource({}, {}, "", "", {}, titles=False), {split: {split: 2} for split in rows}, {})
     data = _data(inputs, str(tmp_path))
     assert list(data.slices) == ["all", "tail"]  # cold: the row of illustration 9 alone

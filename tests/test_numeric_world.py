@@ -55,7 +55,7 @@ def test_a_row_knows_what_came_before_it_and_nothing_else(rows, place):
 
 
 def test_the_truth_stands_beside_the_test_rows_and_fits_their_labels(world):
-    test = Rows.of(numeric_inputs(world).rows_by_file["test"])
+    test = Rows.of(numeric_inputs(world).rows_by_file["test"], "test")
     with np.load(world / "truth.npz") as truth:
         probability_N = truth["probability"]
         factors = Factors(**{name: truth[name] for name in Factors.__dataclass_fields__})

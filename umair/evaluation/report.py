@@ -54,7 +54,7 @@ class EvaluationConfig(VerdictConfig):
     tail_quantile: float = Field(0.8, gt=0, lt=1)  # of training rows per illustration that has any; above
     #                                             it is the head, below it the tail
     prior_views: float = Field(10.0, gt=0)  # views at the base rate that the bookmark-rate baseline starts with
-    calibration_bins: int = Field(20, ge=2)  # of equal numbers of rows, by probability
+    calibration_bins: int = Field(20, ge=2)  # of equal width, from probability 0 to 1
     intervals: int = Field(500, ge=20)  # resamplings of the users
     confidence: float = Field(0.95, gt=0.5, lt=1)  # of intervals
     interval_rows: int = Field(300_000, ge=100)  # on the driver; of more test rows, those of a random sample of users

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from umair.model.silent_keys import silent_keys
 from umair.training.loop import TrainingConfig
 
 TWO_PLACES = "rows from `numeric` or from `week`, one of them"
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 DEFAULT = "umair"  # the ranker that the others are compared with
 
 
@@ -92,9 +93,9 @@ class ExperimentConfig(Section):
     claim: str  # what the experiment is to show
     numeric: NumericWorldConfig | None = None  # rows of a numeric world; this or `week`, one of them
     week: WeekConfig | None = None  # rows of a week of the pipeline
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)  # of training; the rows stay
-    training: TrainingConfig  # of every one of them
-    ranker: RankerConfig  # the one that the others are compared with
+    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4), min_length=1)  # of training; the rows stay
+    training: TrainingConfig  # of every one of them; of a week, what differs from its own
+    ranker: RankerConfig  # the one that the others are compared with; of a week, what differs from its own
     called: str = DEFAULT  # its name on pages
     others: dict[str, RankerConfig] = Field({})  # name -> what differs from it
     ablations: dict[str, RankerConfig] = Field({})  # name -> the one key that differs
@@ -104,6 +105,8 @@ class ExperimentConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _others_say_what_differs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("training"), dict) and "seed" in values["training"]:
+            raise ValueError(f"training.seed {values['training']['seed']}; an experiment has `seeds`, one a training")
         values = laid_over_the_week(values)
         if not isinstance(values, dict):
             return values

@@ -22,7 +22,7 @@ from umair.training.reader import count_rows, read_rows
 Array = npt.NDArray[Any]
 COLD = "cold"  # a slice: illustrations without a training row
 NEW_USERS = "new users"  # a slice: users without a training row
-TAIL_QUANTILE = 0.8  # as evaluation.tail_quantile: illustrations with no more training rows than that quantile of them
+TAIL_QUANTILE = 0.8  # of a numeric world; a week has evaluation.tail_quantile
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Rows:
     label_N: Array
 
     @classmethod
-    def of(cls, rows_by_file: dict[str, int]) -> Rows:
+    def of(cls, rows_by_file: dict[str, int], split: str) -> Rows:
         chunks = list(read_rows(dict(sorted(rows_by_file.items())), ("user_index", "illust_index", "label")))
         if not chunks:
-            raise ContractError("a window of the experiment", "no row", "rows to train on and to test",
-                                "choose another week")
+            raise ContractError(f"table '{window_table(split)}' of the experiment", "no row", "rows to train on and to test",
+                                "choose another week, or a world with more rows")
         return cls(*(np.concatenate([chunk[name] for chunk in chunks]) for name in ("user_index", "illust_index", "label")))
 
 
@@ -89,14 +89,15 @@ def _numeric(config: NumericWorldConfig, folder: Path) -> Data:
                    learnable=_learnable(inputs, data, known))
 
 
-def _data(inputs: TrainingInputs, root: str) -> Data:
+def _data(inputs: TrainingInputs, root: str, tail_quantile: float = TAIL_QUANTILE) -> Data:
+    """The tail: illustrations with no more training rows than that quantile of those that have any."""
     train, test = (_with_both_labels(inputs, split) for split in ("train", "test"))
     _with_both_labels(inputs, "valid")
     item_I, count_I = np.unique(train.item_N, return_counts=True)
     rows_of = dict(zip(item_I.tolist(), count_I.tolist(), strict=True))
     count_N = np.array([rows_of.get(item, 0) for item in test.item_N.tolist()])
     new_user_N = ~np.isin(test.user_N, train.user_N)
-    edge = np.quantile(count_I, TAIL_QUANTILE)
+    edge = np.quantile(count_I, tail_quantile)
     slices = {"all": np.ones(len(count_N), bool), COLD: count_N == 0, "tail": (count_N > 0) & (count_N <= edge),
               NEW_USERS: new_user_N}
     return Data(inputs, root, test, {name: mask for name, mask in slices.items() if len(np.unique(test.label_N[mask])) == 2})
@@ -104,7 +105,7 @@ def _data(inputs: TrainingInputs, root: str) -> Data:
 
 def _with_both_labels(inputs: TrainingInputs, split: str) -> Rows:
     """The window's rows. Raises ContractError where all have one label: nothing could be learned of them, or ordered."""
-    rows = Rows.of(inputs.rows_by_file[split])
+    rows = Rows.of(inputs.rows_by_file[split], split)
     found = np.unique(rows.label_N)
     if len(found) < 2:
         raise ContractError(f"table '{window_table(split)}' of the experiment",
@@ -114,7 +115,7 @@ def _with_both_labels(inputs: TrainingInputs, split: str) -> Rows:
 
 
 def _learnable(inputs: TrainingInputs, data: Data, known: Known) -> Learnable:
-    train, valid = (Rows.of(inputs.rows_by_file[split]) for split in ("train", "valid"))
+    train, valid = (Rows.of(inputs.rows_by_file[split], split) for split in ("train", "valid"))
     return learnable_scores(train, valid, data.test, known)
 
 
@@ -123,7 +124,7 @@ def _week(config: WeekConfig) -> Data:
     job = _finished_job(config)
     inputs = _week_inputs(job)
     files = {split: count_rows(job.snapshot(window_table(split)).files) for split in SPLITS}
-    data = _data(replace(inputs, rows_by_file=files), str(job.store.root))
+    data = _data(replace(inputs, rows_by_file=files), str(job.store.root), job.config.evaluation.tail_quantile)
     return _with_truth(data, job) if job.config.evaluation.truth else data
 
 

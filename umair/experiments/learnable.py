@@ -1,9 +1,10 @@
 """What can be learned: a ridge regression for each user on the world's own factors, from the rows that rankers train on.
 
 A ranker sees vectors, not factors; but it reads counters and the user's history up to the row, where this reference stops
-with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: among cold
-rows the reference does without. More factors can be worse where a user has few rows: which of them help, and the ridge, is
-chosen on the validation window, for cold rows on its cold ones. N rows, U users, F factors.
+with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: for cold rows
+by themselves there is a reference without. That of all rows knows the true popularity of cold illustrations too, as one
+regression must rank them all: it is the stricter by that. More factors can be worse where a user has few rows: which of
+them help, and the ridge, is chosen on the validation window, for cold rows on its cold ones. N rows, U users, F factors.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def _best(train: Any, valid: Any, test: Any, factor_IF: Floats, further: Sequenc
 
 
 def fit_users(rows: Any, factor_IF: Floats, ridge: float) -> Floats:
-    """[U, F + 1]: each user's weights and rate. Pulled toward all users' weights as if by `ridge` rows of theirs."""
+    """[U + 1, F + 1]: each user's weights and rate, pulled toward all users' weights as if by `ridge` rows of theirs; last,
+    and of a user without a row, those of all users."""
     users = int(rows.user_N.max()) + 1
     rate, common_F = _common(rows, factor_IF)
-    fit = np.tile(np.r_[common_F, rate], (users, 1))
+    fit = np.tile(np.r_[common_F, rate], (users + 1, 1))
     order_N = np.argsort(rows.user_N, kind="stable")
     bounds = np.searchsorted(rows.user_N[order_N], np.arange(users + 1))
     for user in range(users):
@@ -92,11 +94,11 @@ def _ridge(factor_NF: Floats, left_N: Floats, ridge: float) -> Floats:
 
 
 def score_users(fit_UF: Floats, rows: Any, factor_IF: Floats) -> Floats:
-    """Scores of rows; a user without a training row has the mean user's weights."""
-    known, mean_F = np.minimum(rows.user_N, len(fit_UF) - 1), fit_UF.mean(0)
+    """Scores of rows; a user without a training row has the weights of all users, which stand last."""
+    known = np.minimum(rows.user_N, len(fit_UF) - 1)
     parts = []
     for part in np.array_split(np.arange(len(known)), max(1, len(known) // SCORED_AT_ONCE)):
-        weight_NF = np.where((rows.user_N[part] < len(fit_UF))[:, None], fit_UF[known[part]], mean_F)
+        weight_NF = fit_UF[known[part]]
         parts.append(np.einsum("nf,nf->n", weight_NF[:, :-1], factor_IF[rows.item_N[part]]) + weight_NF[:, -1])
     return np.concatenate(parts)
 

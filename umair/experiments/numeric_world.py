@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from umair.config import Section, fingerprint
 from umair.evidence import code_digest
@@ -56,6 +56,13 @@ class NumericWorldConfig(Section):
     test_from: float = Field(0.8, gt=0, lt=1)  # what lies between is the validation window
     history: int = Field(50, gt=0)  # illustrations in `bookmarked` and in `passed`
     interest: int = Field(4, gt=0)  # tags of an interest
+
+    @model_validator(mode="after")
+    def _validation_has_its_time(self) -> NumericWorldConfig:
+        if not self.train_share < self.test_from:
+            raise ValueError(f"train_share {self.train_share} and test_from {self.test_from}; the validation window lies "
+                             "between: train_share is the smaller")
+        return self
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ ranker in bold less the other's on the same rows, with a 95 % interval over resa
 for these) and over seeds, by Student's t, which makes that of two seeds very wide; one seed says nothing of others. *Way* is
 (AUC - 0.5) / (best AUC - 0.5): to the ceiling, which is the truth, and to what can be learned: a ridge regression for each
 user on the world's own factors (of a drawn world also on what its tags name and on its artist, where the validation window
-says that they help), from the training rows (for the cold rows one without popularity, of which training rows say nothing).
-That reference stops learning where the training window ends; rankers read counters and the user's history up to the row, so
-they can pass it. Cold: no training row is about the illustration.
+says that they help), from the training rows. For cold rows that is one without popularity, of which training rows say
+nothing; the one for all rows and for the tail knows it of cold illustrations too, and is the stricter by that. The reference
+stops learning where the training window ends; rankers read counters and the user's history up to the row, so they can pass
+it. Cold: no training row is about the illustration.
 """
 
 
