@@ -5,18 +5,23 @@ spark-submit jobs/evaluate_ranker.py --config conf/local.yaml --week 2026-W10 [s
 
 from typing import Any
 
+from umair.evaluation.figures import LAST_WEEK
 from umair.evaluation.report import evaluate, write_report
-from umair.evaluation.subject import rankers_of, subject_of
+from umair.evaluation.subject import rankers_left_by, rankers_of, subject_of
 from umair.job import ACCEPTED, PLAN, REJECTED, Job, log, main, require_finished
+from umair.training.loop import MAIN
 
 
 def evaluate_ranker(job: Job) -> dict[str, Any]:
     """Writes report.json and index.html; a rejected ranker ends the job with its own exit code."""
     require_finished(job, "train_ranker")
     config, folder = job.config.evaluation, job.model_folder("train_ranker")
-    last_week = job.store.model_folder(f"rankers/{job.week.plus(-1)}", job.key("train_ranker"))
+    last_week = rankers_left_by(job.store, job.week.plus(-1), job.key("train_ranker"))
+    rankers = rankers_of(folder, last_week)
+    if last_week and LAST_WEEK not in rankers:
+        log.warning("last week's rankers read other vectors: not compared")
     seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
-    subject = subject_of(job.store, job.week, job.versions, rankers_of(folder, last_week),
+    subject = subject_of(job.store, job.week, job.versions, rankers,
                          job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,
                          image_root=job.config.raw.image_root, limits=job.config.embed_images.limits, seconds=seconds)
     with job.phase("evaluate"):
@@ -26,6 +31,7 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
     log.info("%s: %s; report at %s", report["verdict"], " ".join(report["reasons"]), path)
     lists = ("slices", "calibration", "intervals")
     return {"exit_code": ACCEPTED if report["verdict"] == "accept" else REJECTED, "report": str(path),
+            "ranker": rankers[MAIN],
             "figures": {name: value for name, value in report.items() if name not in lists}}
 
 

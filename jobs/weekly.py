@@ -18,6 +18,7 @@ from pretrain_image_encoder import pretrain_image_encoder
 from train_ranker import train_ranker
 
 from umair.job import ACCEPTED, Job, guard, log, parse_arguments, run_step
+from umair.training.loop import MAIN
 
 STEPS = (ingest_tables, pretrain_image_encoder, finetune_text_encoder, embed_images, embed_texts, build_windows,
          train_ranker, evaluate_ranker)
@@ -30,8 +31,10 @@ def weekly() -> int:
     if not open_steps:
         log.info("week %s is finished for this configuration: nothing to do", job.week)
     records = [run_step(job, step) for step in STEPS]
-    evaluation = records[-1].outputs
-    sys.stdout.write(json.dumps({"week": str(job.week), "steps_run": open_steps, **evaluation["figures"]}) + "\n")
+    trained, evaluation = (record.outputs for record in records[-2:])
+    ranker = f"{trained['folder']}/{MAIN}"
+    said = {"week": str(job.week), "steps_run": open_steps, "ranker": ranker, **evaluation["figures"]}
+    sys.stdout.write(json.dumps(said) + "\n")
     return int(evaluation.get("exit_code", ACCEPTED))
 
 

@@ -14,9 +14,10 @@ from umair import metrics
 from umair.errors import ContractError
 from umair.evaluation.report import EvaluationConfig, evaluate, write_report
 from umair.evaluation.scoring import score_window
-from umair.evaluation.subject import rankers_of, subject_of
+from umair.evaluation.subject import rankers_left_by, rankers_of, subject_of
 from umair.evaluation.thumbnails import thumbnail
 from umair.picture import PictureLimits
+from umair.storage import Step, Store
 from umair.weeks import Week
 
 WEEK = Week.parse("2026-W10")
@@ -28,7 +29,7 @@ def site(tmp_path_factory) -> Site:
 
 
 def subject(site: Site, **changes):
-    rankers = rankers_of(site.rankers, site.folder / "nowhere")
+    rankers = rankers_of(site.rankers, [])
     return subject_of(site.store, WEEK, {"window_test": 0}, rankers, site.folder / "packs", 64, 1, image_root=str(site.folder / "images"),
                       seconds={"ingest_tables": 12.5}, **changes)
 
@@ -166,9 +167,37 @@ def test_a_truth_of_another_world_is_refused(spark, site, tmp_path):
 
 
 def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp_path):
-    assert set(rankers_of(site.rankers, tmp_path / "none")) == {"main", "id_only"}
-    save_rankers(tmp_path / "before", site.plan.source)
-    assert rankers_of(site.rankers, tmp_path / "before")["last_week"] == str(tmp_path / "before" / "main")
-    facts = tmp_path / "before" / "facts.json"
+    assert set(rankers_of(site.rankers, [tmp_path / "none"])) == {"main", "id_only"}
+    earlier = [tmp_path / name for name in ("removed", "first", "second")]
+    for folder in earlier[1:]:
+        save_rankers(folder, site.plan.source)
+    assert rankers_of(site.rankers, earlier)["last_week"] == str(tmp_path / "first" / "main")
+    facts = tmp_path / "first" / "facts.json"
     facts.write_text(facts.read_text().replace('"img"', '"another encoder"'))
-    assert set(rankers_of(site.rankers, tmp_path / "before")) == {"main", "id_only"}
+    assert rankers_of(site.rankers, earlier)["last_week"] == str(tmp_path / "second" / "main")
+    assert set(rankers_of(site.rankers, earlier[:2])) == {"main", "id_only"}
+
+
+def test_of_the_rankers_that_a_week_left_the_accepted_come_first_then_ones_own_then_the_newest(tmp_path):
+    store = Store(tmp_path)
+
+    def left(key: str, at: float, verdict: int | None, week: str = "2026-W09") -> None:
+        store.record(Step("train_ranker", week, key, 1.0, {}, at))
+        if verdict is not None:
+            outputs = {"exit_code": verdict, "ranker": f"/moved/since/rankers/{week}/{key}/main"}
+            store.record(Step("evaluate_ranker", week, f"of-{key}", 1.0, outputs, at + 0.5))
+
+    def keys(own: str) -> list[str]:
+        folders = rankers_left_by(store, Week.parse("2026-W09"), own)
+        assert {folder.parent for folder in folders} <= {tmp_path / "rankers" / "2026-W09"}
+        return [folder.name for folder in folders]
+
+    assert keys("own") == []
+    left("other", 9.0, 0, week="2026-W08")
+    left("own", 1.0, 3)  # rejected
+    left("unjudged", 4.0, None)
+    assert keys("own") == ["own", "unjudged"]
+    left("old", 2.0, 0)
+    left("new", 3.0, 0)
+    assert keys("own") == ["new", "old", "own", "unjudged"]
+    assert keys("old") == ["old", "new", "unjudged", "own"]

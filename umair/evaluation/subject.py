@@ -34,15 +34,31 @@ class Subject:
     seconds: dict[str, float] = field(default_factory=dict)  # by finished step
 
 
-def rankers_of(folder: Path, last_week: Path) -> dict[str, str]:
-    """Name -> folder: the ranker, its rivals, and last week's ranker where there is one that reads the same vectors."""
+def rankers_of(folder: Path, last_week: Sequence[Path]) -> dict[str, str]:
+    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `last_week` that is there and reads the
+    same vectors."""
     facts = read_facts(folder)
     rankers = {MAIN: str(folder / MAIN), **{name: str(folder / name) for name in facts["rankers"] if name != MAIN}}
-    if not (last_week / "facts.json").is_file():
-        return rankers
-    before = read_facts(last_week)["features"]
-    same = all(before[name] == facts["features"][name] for name in ("image_encoder", "text_encoder", "widths"))
-    return {**rankers, LAST_WEEK: str(last_week / MAIN)} if same else rankers
+    for before in last_week:
+        if (before / "facts.json").is_file() and _vectors(read_facts(before)) == _vectors(facts):
+            return {**rankers, LAST_WEEK: str(before / MAIN)}
+    return rankers
+
+
+def _vectors(facts: dict[str, Any]) -> list[Any]:
+    return [facts["features"][name] for name in ("image_encoder", "text_encoder", "widths")]
+
+
+def rankers_left_by(store: Store, week: Week, key: str) -> list[Path]:
+    """Folders of the rankers that a week's runs left, of whatever configuration: accepted ones first, among them the one of
+    `key`, then the newest. So a changed configuration is compared with what came before it, and a rejected ranker with
+    nothing while there is another."""
+    lines = store.steps_of(str(week))
+    accepted = {Path(line.outputs["ranker"]).parent.name for line in lines
+                if line.step == "evaluate_ranker" and line.outputs["exit_code"] == 0 and "ranker" in line.outputs}
+    trained = sorted((line for line in lines if line.step == "train_ranker"), reverse=True,
+                     key=lambda line: (line.key in accepted, line.key == key, line.finished_at))
+    return [store.model_folder(f"rankers/{week}", line.key) for line in trained]
 
 
 def subject_of(store: Store, week: Week, versions: dict[str, int], rankers: dict[str, str], features: Path, batch_rows: int,
