@@ -95,8 +95,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "found"), [
-    ("root: r\ninner: {rows: many}\n", "key 'inner.rows': found 'many'; expected Input should be a valid integer"),
-    ("root: r\ninner: {rows: 0}\n", "key 'inner.rows': found 0; expected Input should be greater than 0"),
+    ("root: r\ninner: {rows: many}\n", "key 'inner.rows': found 'many'; expected a valid integer"),
+    ("root: r\ninner: {rows: 0}\n", "key 'inner.rows': found 0; expected greater than 0"),
     ("root: r\ninner: {rows: 1.5}\n", "key 'inner.rows': found 1.5"),
     ("root: r\ninner: 5\n", "key 'inner': found 5"),
     ("root: r\nnamed: {main: {}}\n", "found no 'named.main.width'; expected a value for it. What to do: add `named.main.width:`"),
@@ -160,9 +160,9 @@ def test_fingerprints_tell_values_apart_and_nothing_else(tmp_path):
     ("root: /data\n", "root=2026-13-45", r"command line, 'root=2026-13-45': found text that is not YAML"),
     ("a: &a {rows: 1}\ninner: {<<: *a}\n", "root=x", r"YAML without merge keys \(<<\)"),
     ("root: /data\n", "inner={rows: 1, rows: 2}", "found key 'rows' twice"),
-    ("root: /data\n", "inner.rows=true", "key 'inner.rows': found True; expected Input should be a number"),
-    ("root: /data\n", "maybe={rate: .inf}", r"key 'maybe\.rate': found inf; expected Input should be a finite number"),
-    ("root: /data\n", "inner.rows=" + "x" * 500, r"found 'x{79}\.\.\.; expected Input should be a valid integer"),
+    ("root: /data\n", "inner.rows=true", "key 'inner.rows': found True; expected a number"),
+    ("root: /data\n", "maybe={rate: .inf}", r"key 'maybe\.rate': found inf; expected a finite number"),
+    ("root: /data\n", "inner.rows=" + "x" * 500, r"found 'x{79}\.\.\.; expected a valid integer"),
 ])
 def test_what_yaml_and_pydantic_would_let_pass_or_choke_on(tmp_path, text, override, match):
     assert re.search(match, refuses(tmp_path, text, override))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
 
+from umair import cli
 from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError, StorageError
 from umair.experiments.config import ExperimentConfig
@@ -66,11 +67,37 @@ def test_rejects_are_retried_in_a_finished_week_under_the_same_key(tmp_path: Pat
     assert len(calls) == 2
 
 
-def test_retry_rejects_is_a_flag_of_what_embeds_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["job", "--config", str(ROOT / "conf/local.yaml"), "--week", "2026-W10", "--retry-rejects"])
+def test_retry_rejects_is_a_flag_of_every_job_and_hides_no_finished_step_from_others(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cluster/weekly.sh gives the same arguments to every step."""
+    def embed_images(job: Job) -> dict[str, Any]:
+        return {}
+
+    def train_ranker(job: Job) -> dict[str, Any]:
+        require_finished(job, "embed_images")
+        return {"exit_code": 7}
+
+    run_step(job_of(tmp_path), embed_images)
+    monkeypatch.setattr(sys, "argv", ["job", "--config", str(ROOT / "conf/local.yaml"), "--week", "2026-W10", "--retry-rejects",
+                                      f"root={tmp_path}"])
     assert parse_arguments("A job")[0].embed_images.retry_rejects is True
+    with pytest.raises(SystemExit) as ended:
+        main(train_ranker)
+    assert ended.value.code == 7
+
+
+def test_half_an_option_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else --retry-reject would start a run."""
+    for arguments in (["--config", "conf/local.yaml", "--week", "2026-W10", "--retry-reject"], ["--conf", "c", "--week", "w"]):
+        monkeypatch.setattr(sys, "argv", ["job", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            parse_arguments("A job")
+        assert ended.value.code == 2
     with pytest.raises(SystemExit):
-        parse_arguments("A job", embeds_images=False)
+        cli.main(["tidy", "--conf", "conf/local.yaml"])
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --retry-reject" in said
+    assert said.count("the following arguments are required: --config") == 2
 
 
 def test_a_step_that_fails_is_not_finished(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from umair.errors import UmairError
 
@@ -24,9 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Options are written out: a slip of the pen starts no work."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="umair", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = _Parser(prog="umair", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     commands.add_parser("doctor", help="versions, what is missing or known to break, and the way out")
     world = commands.add_parser("world", help="draw a world: pictures, users, events, and the truth behind them")
     world.add_argument("--config", required=True, help="YAML file with a `world:` section, for example conf/local.yaml")
@@ -65,6 +73,7 @@ def _experiments(given: argparse.Namespace) -> int:
     from umair.experiments.page import headline, page_text, write_page
     from umair.experiments.run import run_experiments
     from umair.job import start_logging
+    from umair.storage import write_atomically
 
     start_logging()
     files = [Path(word) for word in given.files if "=" not in word]
@@ -76,7 +85,7 @@ def _experiments(given: argparse.Namespace) -> int:
         write_page(found, given.page, f"umair experiments {words} --page {given.page}")
     else:
         page = given.out / "page.md"
-        page.write_text(page_text(found, f"Written by `umair experiments {words}`."), encoding="utf-8")
+        write_atomically(page, page_text(found, f"Written by `umair experiments {words}`."))
         print(json.dumps({"summary": str(given.out / "summary.json"), "page": str(page), **headline(found)}))
     return 0
 
@@ -123,6 +132,9 @@ def _tidy(given: argparse.Namespace) -> int:
         raise ConfigError("--weeks", str(given.weeks), "1 or more", "keep at least the last week")
     config = load_config(given.config, given.overrides, Config)
     store = Store(config.root)
+    if not store.weeks():
+        raise ConfigError(f"root {store.root}", "no week that was run", "steps/WEEK, as every run leaves them",
+                          "check `root` of the configuration")
     print(json.dumps(tidy(store, given.weeks, config.training.feature_folder(store.root), delete=given.delete)))
     return 0
 

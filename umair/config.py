@@ -47,7 +47,7 @@ class Section(BaseModel):
         """pydantic would take `epochs: true` for 1."""
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and kind in (int, float, int | None, float | None):
-            raise ValueError("Input should be a number, not true or false")
+            raise ValueError("a number, not true or false")
         return value
 
 
@@ -71,11 +71,12 @@ def load_config(path: str | Path, overrides: Sequence[str], schema: type[AnySect
 
 def _clear(error: ValidationError, where: str) -> ConfigError:
     first = error.errors()[0]
-    key, said = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    said = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "missing":
         return ConfigError(where, f"no '{key}'", "a value for it", f"add `{key}:`")
     if not key:
-        return ConfigError(where, "keys that do not go together, or one that is wrong", said, "correct what is named")
+        return ConfigError(where, said, "keys that are known and go together", "correct what is named; docs/keys.md has all")
     found = repr(first.get("input"))
     return ConfigError(f"{where}: key '{key}'", found if len(found) <= SHOWN else f"{found[:SHOWN]}...", said,
                        f"correct '{key}'")
@@ -135,8 +136,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), "no readable file", "a YAML file in UTF-8", "check the path given to --config or base:"
-                          ) from error
+        raise ConfigError(str(path), "no readable file", "a YAML file in UTF-8", "check the path, and the `base:` that may "
+                          "name it") from error
     values = _parse_yaml(text, str(path))
     if values is None:
         return {}

@@ -243,18 +243,16 @@ def start_spark(settings: dict[str, str]) -> SparkSession:
     return session
 
 
-def parse_arguments(description: str, *, embeds_images: bool = True) -> tuple[Config, Week]:
-    """`--config FILE --week 2026-W10 [section.key=value ...]`, the same for every job; `--retry-rejects` where it embeds
-    pictures."""
-    parser = argparse.ArgumentParser(description=description)
+def parse_arguments(description: str) -> tuple[Config, Week]:
+    """`--config FILE --week 2026-W10 [--retry-rejects] [section.key=value ...]`, the same for every job."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)  # a slip of the pen starts no work
     parser.add_argument("--config", required=True, help="YAML file, for example conf/local.yaml")
     parser.add_argument("--week", required=True, help="ISO week whose end bounds what may be known, for example 2026-W10")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
-    if embeds_images:
-        parser.add_argument("--retry-rejects", action="store_true", help="try pictures again that were set aside, also in a "
-                            "finished week; the same as embed_images.retry_rejects=true")
+    parser.add_argument("--retry-rejects", action="store_true", help="try pictures again that were set aside, also in a "
+                        "finished week; the same as embed_images.retry_rejects=true; says nothing to steps that embed none")
     given = parser.parse_intermixed_args()
-    retry = ["embed_images.retry_rejects=true"] if embeds_images and given.retry_rejects else []
+    retry = ["embed_images.retry_rejects=true"] if given.retry_rejects else []
     return load_config(given.config, [*given.overrides, *retry], Config), Week.parse(given.week)
 
 
@@ -265,7 +263,8 @@ def main(step: StepFunction) -> NoReturn:
 
 def _single(step: StepFunction) -> int:
     description = (step.__doc__ or step.__name__).splitlines()[0]
-    job = Job(*parse_arguments(description, embeds_images=step.__name__ == "embed_images"))
+    job = Job(*parse_arguments(description))
+    job.again &= {step.__name__}  # what another job is to do again is finished for this one
     return int(run_step(job, step).outputs.get("exit_code", ACCEPTED))
 
 
