@@ -190,7 +190,7 @@ def test_the_authors_batch_mean_by_hand_and_that_rows_feel_each_other(inputs):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_authors_batch_mean_gates_each_row_by_the_mean_of_all_users_gates(inputs, scaled):
-    """Row b's gate is the mean over the users q of softmax_k(u_q . what expert k found for row b): spec, pitfall 1."""
+    """Row b's gate is the mean over the users q of softmax_k(u_q . what expert k found for row b): as in their code."""
     user_BD, modality_BMD, known_BM = inputs
     torch.manual_seed(0)
     experts = [AttentionExpert(WIDTH, 0.5, scaled=False, projected=True).eval() for _ in range(2)]

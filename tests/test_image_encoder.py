@@ -204,7 +204,7 @@ def test_the_authors_network_has_their_sizes() -> None:
         encoder = ImageEncoder(config)
         maps = encoder.maps(torch.rand(1, 3, 512, 512), to_last=True)
     assert (encoder.semantic_width, encoder.style_width, encoder.deep_width) == (1024, 256, 4096)
-    assert [tuple(each.shape[1:]) for each in maps.style] == [(256, 128, 128)] * 3  # at 512 pixels (spec 1.2)
+    assert [tuple(each.shape[1:]) for each in maps.style] == [(256, 128, 128)] * 3  # at 512 pixels
     assert (tuple(maps.semantic.shape[1:]), tuple(maps.last.shape[1:])) == ((1024, 16, 16), (4096, 4, 4))
 
 

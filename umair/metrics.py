@@ -51,7 +51,7 @@ class ScoreCounts:
 
 @dataclass(frozen=True)
 class LogLoss:
-    """Pure binary cross-entropy in nats: no penalty on weights is part of it (spec 7.5)."""
+    """Pure binary cross-entropy in nats: no penalty on weights is part of it."""
 
     total: float = 0.0
     rows: int = 0

@@ -15,7 +15,7 @@ from torch import Tensor
 VECTOR_MODALITIES = ("semantic", "style", "text")  # the fourth, profile, is made from ids and metadata
 MODALITIES = (*VECTOR_MODALITIES, "profile")
 
-# Sparse fields in the order of spec 1.5, each with the paper's number of buckets. Bucket 0 is unknown or padding.
+# Sparse fields in the order of the authors' code, each with the paper's number of buckets. Bucket 0 is unknown or padding.
 USER_FIELDS = {"user_id": 100_000, "username": 1_000}
 ITEM_FIELDS = {"restrict": 3, "sanity_level": 10, "x_restrict": 3, "total_bookmarks": 10, "total_view": 10,
                "width": 4, "height": 4, "illust_id": 1_000_000, "artist_id": 10_000}

@@ -1,7 +1,7 @@
 """Text encoder (UMAIR-FPS, "ACGVoc2Vec"): one sentence-transformers model, from scratch or from a trained base.
 
 Both kinds are Transformer -> mean pooling over the mask -> Dense to `output` values with tanh, the structure of
-`distiluse-base-multilingual-cased-v2` (spec 1.3). An illustration's text vector is the mean of its tags' vectors.
+`distiluse-base-multilingual-cased-v2`. An illustration's text vector is the mean of its tags' vectors.
 """
 
 from __future__ import annotations

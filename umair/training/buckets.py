@@ -1,4 +1,4 @@
-"""From raw fields to embedding buckets (spec 1.5). Bucket 0 is unknown or padding wherever the config leaves room for it.
+"""From raw fields to embedding buckets. Bucket 0 is unknown or padding wherever the config leaves room for it.
 
 B rows, F fields, L list entries.
 """

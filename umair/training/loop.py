@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 
 class TrainingConfig(Section):
-    """How rankers are trained. Defaults are the paper's: Adam, one epoch, batches of 128 (spec 1.6)."""
+    """How rankers are trained. Defaults are the paper's: Adam, one epoch, batches of 128."""
 
     epochs: int = Field(1, gt=0)  # passes over the training rows
     keep: Literal["best", "last"] = "best"  # epoch of each ranker, by log loss on the validation window

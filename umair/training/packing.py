@@ -61,7 +61,7 @@ def pack(store: Store, source: FeatureSource, folder: Path) -> dict[str, Any]:
     NAME_axes.npy float32 [width, C] (`fit_axes`);
     item_fields.npy int32 [I, 7], columns as STATIC_FIELDS; item_tags.npy int32 [I, 4], the artist's first tags;
     user_fields.npy int32 [U, 2], index and hash of the name. An illustration's text vector is the mean of the vectors of
-    its tags (spec 1.3) and, beyond the paper and if `source.titles`, of its title, as far as these have any. An index whose
+    its tags and, beyond the paper and if `source.titles`, of its title, as far as these have any. An index whose
     id is gone is a hole: unknown in every file.
 
     Where a table holds several vectors for one key and encoder, the one that the latest version appended counts, and

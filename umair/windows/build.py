@@ -30,7 +30,7 @@ Bounds = dict[str, tuple[datetime, datetime]]  # by split: first moment, and the
 
 
 class WindowsConfig(Section):
-    """How rows are made of events. Defaults follow the paper's split (spec 1.1) where it says something."""
+    """How rows are made of events. Defaults follow the paper's split where it says something."""
 
     train_days: int | None = Field(273, gt=0)  # days; null takes all history. Paper: 2021-01-01 to 2021-10-01
     valid_days: int = Field(7, gt=0)  # days

@@ -1,6 +1,6 @@
 """How often an illustration had been viewed and bookmarked, as of the moment before each row.
 
-The catalogue's own totals are not used: they are of the day of the crawl and count the label itself (spec 7, 10).
+The catalogue's own totals are not used: they are of the day of the crawl and count the label itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From events to labelled interactions: one a (user, illustration), spec 1.1. Moments are microseconds since 1970 (UTC)."""
+"""From events to labelled interactions: one a (user, illustration). Moments are microseconds since 1970 (UTC)."""
 
 from __future__ import annotations
 

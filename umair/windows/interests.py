@@ -1,4 +1,4 @@
-"""A user's interests: the tags of what was bookmarked, counted as the bookmarks come (spec 1.4). No Spark.
+"""A user's interests: the tags of what was bookmarked, counted as the bookmarks come. No Spark.
 
 How the authors compute interests is not published. Here a tag weighs as many as the bookmarked illustrations that carry
 it; the heaviest are kept, ties in favour of the smaller tag index, and their weights sum to 1.

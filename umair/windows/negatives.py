@@ -1,6 +1,6 @@
 """Negatives for sites without view logs: illustrations drawn from those that existed at the moment of a bookmark.
 
-Like the paper's counterparts they are sampled uniformly or by popularity (spec 0); which ones is a function of the seed
+Like the paper's counterparts they are sampled uniformly or by popularity; which ones is a function of the seed
 and the bookmark alone, whatever the partitions.
 """
 
