@@ -82,5 +82,5 @@ docs: $(VENV)/.ready ## docs/tables.md and docs/keys.md, from the source
 	@$(RUN) umair tables > docs/tables.md
 	@$(RUN) umair keys > docs/keys.md
 
-clean: ## removes runs/ and the virtual environment; the Horovod wheel stays in the cache
-	rm -rf runs $(VENV)
+clean: ## removes the virtual environment; runs/, with all that was made, and the Horovod wheel in the cache stay
+	rm -rf $(VENV)
