@@ -17,54 +17,87 @@ from umair.processes import worker_processes
 
 ROOT = Path(__file__).parent.parent
 ENDLESS = """
-import time
+import sys, time
+from pathlib import Path
 from umair.processes import worker_processes
+
+def begin(folder, number):
+    (Path(folder) / str(number)).touch()
+    if number > 1:
+        time.sleep(600)
+
 if __name__ == "__main__":
     with worker_processes(2, "waiting") as pool:
-        list(pool.map(time.sleep, [600] * 4))
+        for done in [pool.submit(begin, sys.argv[1], number) for number in range(30)]:
+            done.result()
 """
 
 
-def touch(path: Path) -> None:
-    path.touch()
-    time.sleep(0.3)
+@pytest.fixture
+def endless(tmp_path):
+    """A process with two others, of whose thirty tasks all but the first two are endless; each task that is begun is a file."""
+    (tmp_path / "begun").mkdir()
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS, encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path / "begun")], cwd=ROOT, start_new_session=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def workers(parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Those that work for `parent`: not the tracker of resources that Python starts beside them."""
+    return [child for child in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def until(holds, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(process: psutil.Process) -> bool:
+    """One that nobody has asked for its exit code is gone as well."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_process_that_is_killed_is_an_error_of_ours():
-    said = r"drawing: found a process that was killed, .* expected 2 processes that run to their end"
+    said = r"drawing: found a process that ended before its work, .* expected 2 processes that run to their end"
     with pytest.raises(ClusterError, match=said), worker_processes(2, "drawing") as pool:
         pool.submit(signal.raise_signal, signal.SIGKILL).result()
 
 
-@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError])
-def test_where_the_work_ends_early_nothing_more_is_begun(tmp_path, ended_by):
-    def begin_thirty() -> None:
-        with worker_processes(1, "touching") as pool:
-            done = [pool.submit(touch, tmp_path / str(number)) for number in range(30)]
-            done[0].result()
-            raise ended_by
-
-    with pytest.raises(ended_by):
-        begin_thirty()
-    begun = len(list(tmp_path.iterdir()))
-    assert 1 <= begun <= 5  # what ran, and what the pool had handed out
-    time.sleep(0.7)
-    assert len(list(tmp_path.iterdir())) == begun
+def test_where_the_work_ends_early_nothing_more_is_begun(tmp_path, endless):
+    """Ctrl-C reaches every process of a terminal: all end at once, and no further task is taken up."""
+    begun = tmp_path / "begun"
+    until(lambda: len(list(begun.iterdir())) == 4)
+    children = workers(endless)
+    os.killpg(endless.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in endless.communicate(timeout=30)[1]
+    assert len(children) == 2
+    until(lambda: all(map(gone, children)))
+    assert len(list(begun.iterdir())) == 4
 
 
-@pytest.mark.parametrize("after", [0.0, 3.0], ids=["while they start", "while they work"])
-def test_none_outlives_a_parent_that_is_killed(tmp_path, after):
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS, encoding="utf-8")
-    parent = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try:
-        until, children = time.monotonic() + 30, list[psutil.Process]()
-        while len(children) < 2 and time.monotonic() < until:
-            children = psutil.Process(parent.pid).children(recursive=True)
-        time.sleep(after)
-        children = psutil.Process(parent.pid).children(recursive=True)
-    finally:
-        parent.kill()
-        parent.wait()
-    assert len(children) >= 2
-    assert psutil.wait_procs(children, timeout=20)[1] == []
+def test_an_error_ends_what_is_running():
+    def fail() -> None:
+        with worker_processes(2, "waiting") as pool:
+            waiting = [pool.submit(time.sleep, 600) for _ in range(6)]
+            until(waiting[0].running)
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        fail()
+
+
+@pytest.mark.parametrize("begun", [0, 4], ids=["while they start", "while they work"])
+def test_none_outlives_a_parent_that_is_killed(tmp_path, endless, begun):
+    until(lambda: len(workers(endless)) == 2 and len(list((tmp_path / "begun").iterdir())) >= begun)
+    children = workers(endless)
+    endless.kill()
+    endless.wait()
+    until(lambda: all(map(gone, children)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError
 from umair.experiments.data import open_training
 from umair.experiments.run import alone
-from umair.experiments.search import SearchConfig, _open_study, run_search
+from umair.experiments.search import SearchConfig, _as_yaml, _open_study, run_search
 from umair.job import Config
 from umair.storage import read_facts
 from umair.training.inputs import TrainingInputs
@@ -167,7 +166,11 @@ def test_the_starting_point_is_tried_first_and_the_best_is_said_as_overrides(sea
     assert summary["start"]["values"] == start
     assert summary["start"] in summary["all"]
     best = summary["best"]["values"]
-    assert shlex.split(summary["overrides"]) == [f"{key}={json.dumps(value)}" for key, value in best.items()]  # as a shell reads it
+    printed = json.dumps(summary["overrides"])[1:-1]  # as it stands in the terminal, from where it is copied
+    pasted = subprocess.run(f"printf '%s\\n' {printed}", shell=True, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in pasted)} == best
+    assert [_as_yaml(value) for value in ("cosine", "on", "3", None, True, 1e-05, [16, 8])] == [
+        "cosine", '"on"', '"3"', "null", "true", "1e-05", "[16, 8]"]
 
 
 def test_a_search_is_of_its_very_windows(tmp_path):

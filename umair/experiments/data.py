@@ -134,6 +134,7 @@ def _finished_job(config: WeekConfig) -> Any:
     from umair.weeks import Week
 
     job = Job(load_config(config.config, [], Config), Week.parse(config.week))
+    job.again.clear()  # what its configuration would have made anew is finished for an experiment
     require_finished(job, "build_windows", "embed_images", "embed_texts")
     return job
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from umair.config import AnySection, Section, fingerprint, load_config, merge
@@ -249,10 +250,15 @@ def _summary(study: Any, config: SearchConfig) -> dict[str, Any]:
     trials = [{"log_loss": round(trial.value, 5), "auc": trial.user_attrs["auc"],
                "values": _values(config, trial.params), "start": "start" in trial.user_attrs}
               for trial in sorted(done, key=lambda trial: trial.value)]
-    overrides = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in trials[0]["values"].items()]
+    overrides = [shlex.quote(f"{key}={_as_yaml(value)}") for key, value in trials[0]["values"].items()]
     return {"window": "valid", "trials": len(trials), "failed": len(failed),
             "start": next((trial for trial in trials if trial["start"]), None), "best": trials[0],
             "overrides": " ".join(overrides), "all": trials}
+
+
+def _as_yaml(value: Any) -> str:
+    """Without quotation marks where YAML needs none: within JSON they would be escaped, and not pasted as they are."""
+    return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
 
 
 def _optuna() -> Any:
