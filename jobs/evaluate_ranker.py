@@ -5,7 +5,7 @@ spark-submit jobs/evaluate_ranker.py --config conf/local.yaml --week 2026-W10 [s
 
 from typing import Any
 
-from umair.evaluation.figures import LAST_WEEK
+from umair.config import fingerprint
 from umair.evaluation.report import evaluate, write_report
 from umair.evaluation.subject import rankers_left_by, rankers_of, subject_of
 from umair.job import ACCEPTED, PLAN, REJECTED, Job, log, main, require_finished
@@ -16,10 +16,8 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
     """Writes report.json and index.html; a rejected ranker ends the job with its own exit code."""
     require_finished(job, "train_ranker")
     config, folder = job.config.evaluation, job.model_folder("train_ranker")
-    last_week = rankers_left_by(job.store, job.week.plus(-1), job.key("train_ranker"))
-    rankers = rankers_of(folder, last_week)
-    if last_week and LAST_WEEK not in rankers:
-        log.warning("last week's rankers read other vectors: not compared")
+    windows = fingerprint(job.config.windows)
+    rankers = rankers_of(folder, rankers_left_by(job.store, job.week.plus(-1), job.key("train_ranker"), windows))
     seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
     subject = subject_of(job.store, job.week, job.versions, rankers,
                          job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,
@@ -28,7 +26,7 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
         report, page = evaluate(job.spark, subject, config)
     with job.phase("write"):
         path = write_report(job.store.root, str(job.week), report, page)
-    log.info("%s: %s; report at %s", report["verdict"], " ".join(report["reasons"]), path)
+    log.info("%s: %s; report at %s, ranker in %s", report["verdict"], " ".join(report["reasons"]), path, rankers[MAIN])
     lists = ("slices", "calibration", "intervals")
     return {"exit_code": ACCEPTED if report["verdict"] == "accept" else REJECTED, "report": str(path),
             "ranker": rankers[MAIN],

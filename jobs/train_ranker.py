@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from umair.config import fingerprint
 from umair.job import Job, main, require_finished
 from umair.storage import read_facts
 from umair.training.inputs import TrainingInputs
@@ -24,7 +25,7 @@ def train_ranker(job: Job) -> dict[str, Any]:
                      "folder": str(folder)}
         with job.phase("train"):
             run_ranks(job.spark, train_rankers, arguments, config.ranks, threads=config.threads, device=config.device)
-    return {"folder": str(folder), **read_facts(folder)}
+    return {"folder": str(folder), "windows": fingerprint(job.config.windows), **read_facts(folder)}
 
 
 if __name__ == "__main__":

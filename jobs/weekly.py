@@ -31,10 +31,9 @@ def weekly() -> int:
     if not open_steps:
         log.info("week %s is finished for this configuration: nothing to do", job.week)
     records = [run_step(job, step) for step in STEPS]
-    trained, evaluation = (record.outputs for record in records[-2:])
-    ranker = f"{trained['folder']}/{MAIN}"
-    said = {"week": str(job.week), "steps_run": open_steps, "ranker": ranker, **evaluation["figures"]}
-    sys.stdout.write(json.dumps(said) + "\n")
+    evaluation = records[-1].outputs
+    said = {"week": str(job.week), "steps_run": open_steps, **evaluation["figures"]}
+    sys.stdout.write(json.dumps({**said, "ranker_folder": str(job.model_folder("train_ranker") / MAIN)}) + "\n")
     return int(evaluation.get("exit_code", ACCEPTED))
 
 

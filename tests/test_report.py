@@ -166,7 +166,7 @@ def test_a_truth_of_another_world_is_refused(spark, site, tmp_path):
         evaluate(spark, subject(site), config(site, truth=str(tmp_path)))
 
 
-def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp_path):
+def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp_path, caplog):
     assert set(rankers_of(site.rankers, [tmp_path / "none"])) == {"main", "id_only"}
     earlier = [tmp_path / name for name in ("removed", "first", "second")]
     for folder in earlier[1:]:
@@ -176,24 +176,42 @@ def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp
     facts.write_text(facts.read_text().replace('"img"', '"another encoder"'))
     assert rankers_of(site.rankers, earlier)["last_week"] == str(tmp_path / "second" / "main")
     assert set(rankers_of(site.rankers, earlier[:2])) == {"main", "id_only"}
+    facts = tmp_path / "second" / "facts.json"
+    whole = facts.read_text()
+    said = json.loads(whole)
+    said["features"]["titles"] = not said["features"]["titles"]  # the same encoder, another mean of texts
+    facts.write_text(json.dumps(said))
+    assert set(rankers_of(site.rankers, earlier)) == {"main", "id_only"}
+    facts.write_text(whole)
+    config = tmp_path / "second" / "main" / "config.json"
+    config.write_text(config.read_text().replace('"ranker": {', '"ranker": {"of_another_version": 1, '))
+    assert set(rankers_of(site.rankers, earlier)) == {"main", "id_only"}
+    said = [record.getMessage().split(" is not compared: ")[1][:30] for record in caplog.records]
+    assert said[-3:] == ["it is not there any more", "it reads other vectors (image_", f"{tmp_path}/second"[:30]]
+    assert "it reads other vectors (titles)" in caplog.text
 
 
 def test_of_the_rankers_that_a_week_left_the_accepted_come_first_then_ones_own_then_the_newest(tmp_path):
     store = Store(tmp_path)
 
-    def left(key: str, at: float, verdict: int | None, week: str = "2026-W09") -> None:
-        store.record(Step("train_ranker", week, key, 1.0, {}, at))
+    def left(key: str, at: float, verdict: int | None, week: str = "2026-W09", windows: str = "w") -> None:
+        store.record(Step("train_ranker", week, key, 1.0, {"windows": windows}, at))
         if verdict is not None:
             outputs = {"exit_code": verdict, "ranker": f"/moved/since/rankers/{week}/{key}/main"}
             store.record(Step("evaluate_ranker", week, f"of-{key}", 1.0, outputs, at + 0.5))
 
     def keys(own: str) -> list[str]:
-        folders = rankers_left_by(store, Week.parse("2026-W09"), own)
+        folders = rankers_left_by(store, Week.parse("2026-W09"), own, "w")
         assert {folder.parent for folder in folders} <= {tmp_path / "rankers" / "2026-W09"}
         return [folder.name for folder in folders]
 
     assert keys("own") == []
     left("other", 9.0, 0, week="2026-W08")
+    left("longer", 9.0, 0, windows="its training rows may be this week's test")
+    store.record(Step("train_ranker", "2026-W09", "of-an-earlier-version", 1.0, {}, 9.0))
+    store.record(Step("evaluate_ranker", "2026-W09", "of-an-earlier-version", 1.0, {"exit_code": 0}, 9.5))
+    assert keys("own") == []
+    assert keys("of-an-earlier-version") == ["of-an-earlier-version"]
     left("own", 1.0, 3)  # rejected
     left("unjudged", 4.0, None)
     assert keys("own") == ["own", "unjudged"]

@@ -20,6 +20,7 @@ from umair.experiments.data import open_data
 from umair.job import Config
 from umair.metrics import auc
 from umair.storage import Store
+from umair.training.checkpoint import load_ranker
 from umair.world.draw import draw_world
 
 pytestmark = pytest.mark.timeout(1800)  # seconds; the first test waits for a dozen weekly runs
@@ -121,7 +122,9 @@ def test_a_finished_week_does_nothing_and_says_so(config: Path, store: Store) ->
     run = submit("weekly", config, WEEK)
     assert run.code == 0
     assert f"week {WEEK} is finished for this configuration: nothing to do" in run.text
-    assert json.loads(run.text.strip().splitlines()[-1])["steps_run"] == []
+    said = json.loads(run.text.strip().splitlines()[-1])
+    assert said["steps_run"] == []
+    assert load_ranker(Path(said["ranker_folder"])).modalities
     assert time.monotonic() - started < 60  # no Spark, no ranks; a machine's speed is not tested here
     assert {table: store.snapshot(table).version for table in KEYS} == before
 

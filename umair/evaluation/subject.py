@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umair.errors import UmairError
 from umair.evaluation.figures import LAST_WEEK
 from umair.evaluation.scoring import ScoringPlan
 from umair.picture import PictureLimits
 from umair.schema import ILLUSTRATIONS, IMAGE_REJECTS, INGEST_REJECTS, USERS, window_table
 from umair.storage import Snapshot, Store, read_facts
+from umair.training.checkpoint import load_ranker
 from umair.training.loop import MAIN
 from umair.training.packing import FeatureSource
 from umair.weeks import Week
 
+log = logging.getLogger("umair.evaluation")
 _COUNTED = ("events", INGEST_REJECTS, IMAGE_REJECTS)  # tables beside those that rankers are trained on
 
 
@@ -35,29 +39,44 @@ class Subject:
 
 
 def rankers_of(folder: Path, last_week: Sequence[Path]) -> dict[str, str]:
-    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `last_week` that is there and reads the
-    same vectors."""
+    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `last_week` that can be compared: that
+    is there, reads the same vectors and can be loaded. Of one that cannot, a warning says why."""
     facts = read_facts(folder)
     rankers = {MAIN: str(folder / MAIN), **{name: str(folder / name) for name in facts["rankers"] if name != MAIN}}
     for before in last_week:
-        if (before / "facts.json").is_file() and _vectors(read_facts(before)) == _vectors(facts):
+        hindrance = _hindrance(before, facts)
+        if hindrance is None:
             return {**rankers, LAST_WEEK: str(before / MAIN)}
+        log.warning("last week's ranker in %s is not compared: %s", before, hindrance)
     return rankers
 
 
-def _vectors(facts: dict[str, Any]) -> list[Any]:
-    return [facts["features"][name] for name in ("image_encoder", "text_encoder", "widths")]
+def _hindrance(before: Path, facts: dict[str, Any]) -> str | None:
+    """Why the ranker in `before` cannot score what those of `facts` score."""
+    if not (before / "facts.json").is_file():
+        return "it is not there any more"
+    known, own = read_facts(before)["features"], facts["features"]
+    differs = [name for name in ("image_encoder", "text_encoder", "widths", "titles") if known.get(name) != own[name]]
+    if differs:
+        return f"it reads other vectors ({', '.join(differs)})"
+    try:
+        load_ranker(before / MAIN)
+    except UmairError as error:  # of another version of this package
+        return str(error)
+    return None
 
 
-def rankers_left_by(store: Store, week: Week, key: str) -> list[Path]:
-    """Folders of the rankers that a week's runs left, of whatever configuration: accepted ones first, among them the one of
-    `key`, then the newest. So a changed configuration is compared with what came before it, and a rejected ranker with
-    nothing while there is another."""
+def rankers_left_by(store: Store, week: Week, key: str, windows: str) -> list[Path]:
+    """Folders of the rankers that a week's runs left on windows of such a configuration (`windows`: its fingerprint), since
+    others may reach into the rows that are now a test, or have other labels. Accepted ones come first, among them the one of
+    `key`, then the newest: so a changed ranker is compared with what came before it, and a rejected one is what others are
+    compared with only where there is no other."""
     lines = store.steps_of(str(week))
-    accepted = {Path(line.outputs["ranker"]).parent.name for line in lines
-                if line.step == "evaluate_ranker" and line.outputs["exit_code"] == 0 and "ranker" in line.outputs}
-    trained = sorted((line for line in lines if line.step == "train_ranker"), reverse=True,
-                     key=lambda line: (line.key in accepted, line.key == key, line.finished_at))
+    accepted = {Path(line.outputs["ranker"]).parent.name for line in lines if line.step == "evaluate_ranker"
+                and "ranker" in line.outputs and line.outputs.get("exit_code") == 0}
+    trained = [line for line in lines if line.step == "train_ranker"
+               and (line.key == key or line.outputs.get("windows") == windows)]
+    trained.sort(key=lambda line: (line.key in accepted, line.key == key, line.finished_at), reverse=True)
     return [store.model_folder(f"rankers/{week}", line.key) for line in trained]
 
 
