@@ -18,7 +18,7 @@ from PIL import Image
 from umair import evidence
 from umair.config import load_config
 from umair.errors import ContractError
-from umair.evidence import ROOT, code_digest, mean_interval, origin, provenance, spread, write_evidence
+from umair.evidence import ROOT, code_digest, mean_interval, origin, present_commit, provenance, spread, write_evidence
 from umair.job import Config
 from umair.training.tagged_pictures import Catalogue, open_tagged
 
@@ -176,3 +176,25 @@ def test_the_form_of_style_that_is_configured_is_the_one_that_the_evidence_found
     found = {form: np.mean([line["finds_style"]["mean"] for line in lines if (line["weights"], line["form"], line["scaling"]) == (
         weights, form, encoders.STANDARDISED)]) for form, weights in encoders.THROUGH_ITSELF.items()}
     assert max(found, key=found.__getitem__) == encoders.DEFAULT
+
+
+def test_a_tree_with_changes_has_a_plus_unless_they_are_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """make experiments writes three pages: the first is no change of what the second was made by."""
+    def git(*command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=u", "-c", "user.email=u@u", *command], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setenv("UMAIR_COMMIT", "told")
+    assert present_commit() == "told"
+    files = [tmp_path / name for name in ("docs/evidence/page.md", "benchmarks/results/train.json", "umair/code.py")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("first", encoding="utf-8")
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "first")
+    commit = present_commit()
+    assert len(commit) >= 7
+    for file, said in zip(files, (commit, commit, f"{commit}+"), strict=True):
+        file.write_text("second", encoding="utf-8")
+        assert present_commit() == said

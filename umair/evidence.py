@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent  # of the checkout
+WRITTEN = ("docs/evidence", "benchmarks/results")  # what commands write, not people
 
 
 def evidence_parser(doc: str, config: Path) -> argparse.ArgumentParser:
@@ -66,11 +67,12 @@ def spread(values: list[float]) -> str:
 
 
 def present_commit() -> str:
-    """The commit of the working tree, with + when something is changed; of a copy without git, what UMAIR_COMMIT says."""
+    """The commit of the working tree, with + when something is changed other than evidence, which an earlier command of the
+    same run may have written; of a copy without git, what UMAIR_COMMIT says."""
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=ROOT).stdout
 
-    changed = git("status", "--porcelain", "--untracked-files=no").strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{place}" for place in WRITTEN)).strip()
     commit = git("rev-parse", "--short", "HEAD").strip()
     return commit + ("+" if changed else "") if commit else os.environ.get("UMAIR_COMMIT", "unknown")
 
