@@ -26,7 +26,7 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
         report, page = evaluate(job.spark, subject, config)
     with job.phase("write"):
         path = write_report(job.store.root, str(job.week), report, page)
-    log.info("%s: %s; report at %s, ranker in %s", report["verdict"], " ".join(report["reasons"]), path, rankers[MAIN])
+    log.info("%s: %s Report: %s, ranker: %s", report["verdict"], " ".join(report["reasons"]), path, rankers[MAIN])
     lists = ("slices", "calibration", "intervals")
     return {"exit_code": ACCEPTED if report["verdict"] == "accept" else REJECTED, "report": str(path),
             "ranker": rankers[MAIN],
