@@ -118,6 +118,21 @@ def test_asked_and_found_is_of_the_present_figures() -> None:
         assert (verdict == "reached") == (float(found) >= float(least))
 
 
+def test_the_readme_has_the_rankers_of_the_present_figures() -> None:
+    table = load("benchmarks/rankers_table.py")
+    readme = table.README.read_text("utf-8")
+    assert table.written(readme) == readme, "run python benchmarks/rankers_table.py"
+    heads, *rows = [line.strip("| ").split(" | ") for line in table.rankers_table().splitlines()]
+    assert [row[0] for row in rows[1:]] == [*table.REFERENCES.values(), *table.RANKERS.values()]
+    assert {len(row) for row in rows[3:-2]} == {len(heads)}  # every rival in every world
+
+
+def test_a_readme_without_the_marks_of_its_table_is_left_as_it_is() -> None:
+    table = load("benchmarks/rankers_table.py")
+    with pytest.raises(ValueError, match=r"found the marks .* 0 times; expected them once"):
+        table.written("# umair\n")
+
+
 def write_faces(folder: Path, labels: list[str]) -> None:
     (folder / "images").mkdir()
     for number, _ in enumerate(labels):
