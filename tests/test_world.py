@@ -93,6 +93,18 @@ def test_a_finished_world_is_kept_and_a_foreign_folder_is_not_touched(world, tmp
     assert (tmp_path / "letters.txt").exists()
 
 
+def test_a_world_that_other_code_drew_is_kept_and_said_to_be_old(world, tmp_path, caplog):
+    out, facts = world
+    assert draw_world(SMALL, out)["code"] == facts["code"]
+    assert "other code" not in caplog.text
+    for code in ({"code": "0123456789ab"}, {}):  # as it was before facts named the code
+        old = {name: value for name, value in facts.items() if name not in ("code", "kept")} | code
+        (tmp_path / "facts.json").write_text(json.dumps(old))
+        caplog.clear()
+        assert draw_world(SMALL, tmp_path) == {**old, "kept": True}
+        assert f"{tmp_path}: this world was drawn by other code" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"file/raw.*a write that failed"):

@@ -2,7 +2,7 @@
 
     catalogue/part-0.jsonl   users.csv   events/part-0.parquet   terms.csv   images/000/100000004.jpg ...
     truth/events.parquet (schema.TRUTH)   truth/users.parquet   truth/illustrations.parquet   truth/damage.json
-    facts.json               counts, shares, seconds, and the fingerprint of the configuration
+    facts.json               counts, shares, seconds, and the fingerprints of the configuration and of the code that drew it
 
 The folder appears whole or not at all. The same configuration gives the same bytes, whatever the number of workers.
 """
@@ -20,6 +20,7 @@ import numpy as np
 
 from umair.config import fingerprint
 from umair.errors import ConfigError, StorageError
+from umair.evidence import code_digest
 from umair.metrics import auc
 from umair.storage import read_facts, write_folder
 from umair.world.config import DamageConfig, WorldConfig
@@ -40,12 +41,14 @@ from umair.world.users import Users, draw_users
 
 __all__ = ["DamageConfig", "WorldConfig", "draw_world"]
 log = logging.getLogger("umair.world")
+CODE = "world"  # the folder of the package whose code says what is drawn
 
 
 def draw_world(config: WorldConfig, out: Path, workers: int = 1) -> dict[str, Any]:
     """Draws the world into `out` with that many processes for the pictures, and returns its facts.
 
-    A world of the same configuration that is already there is kept (`kept` is true in what is returned).
+    A world of the same configuration that is already there is kept (`kept` is true in what is returned), with a warning
+    where other code drew it: weeks may already be built on it.
     Raises ConfigError when `out` holds anything else, StorageError when it cannot be written.
     """
     facts = _kept(config, out)
@@ -69,6 +72,9 @@ def _kept(config: WorldConfig, out: Path) -> dict[str, Any] | None:
     if facts["fingerprint"] != fingerprint(config):
         raise ConfigError(str(out), f"a world of another configuration ({facts['fingerprint']})",
                           f"a new folder, or the world {fingerprint(config)}", "remove that folder or choose another")
+    if facts.get("code") != code_digest(CODE):
+        log.warning("%s: this world was drawn by other code than umair's present one, so that figures may differ from those of its "
+                    "documents; it is kept. Remove the folder to have it drawn again", out)
     return facts
 
 
@@ -84,8 +90,8 @@ def _draw(config: WorldConfig, folder: Path, workers: int) -> dict[str, Any]:
         tables = _write_tables(config, folder, illustrations, users, views, truth, counts)
     with _timed(seconds, "pictures"):
         write_pictures(config, folder, illustrations, choose_pictures(config, counts), workers)
-    return {"fingerprint": fingerprint(config), **tables, **_shares(config, illustrations, views, truth),
-            "damage": counts, "seconds": seconds}
+    return {"fingerprint": fingerprint(config), "code": code_digest(CODE), **tables,
+            **_shares(config, illustrations, views, truth), "damage": counts, "seconds": seconds}
 
 
 def _write_tables(config: WorldConfig, folder: Path, illustrations: Illustrations, users: Users, views: Views,
