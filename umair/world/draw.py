@@ -73,8 +73,8 @@ def _kept(config: WorldConfig, out: Path) -> dict[str, Any] | None:
         raise ConfigError(str(out), f"a world of another configuration ({facts['fingerprint']})",
                           f"a new folder, or the world {fingerprint(config)}", "remove that folder or choose another")
     if facts.get("code") != code_digest(CODE):
-        log.warning("%s: this world was drawn by other code than umair's present one, so that figures may differ from those of its "
-                    "documents; it is kept. Remove the folder to have it drawn again", out)
+        log.warning("%s: this world was drawn by other code than umair's present one, so that figures may differ from its "
+                    "documents'; it is kept. Remove the folder to have it drawn again", out)
     return facts
 
 
