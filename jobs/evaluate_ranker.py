@@ -7,7 +7,7 @@ from typing import Any
 
 from umair.config import fingerprint
 from umair.evaluation.report import evaluate, write_report
-from umair.evaluation.subject import rankers_left_by, rankers_of, subject_of
+from umair.evaluation.subject import rankers_before, rankers_of, subject_of
 from umair.job import ACCEPTED, PLAN, REJECTED, Job, log, main, require_finished
 from umair.training.loop import MAIN
 
@@ -17,7 +17,7 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
     require_finished(job, "train_ranker")
     config, folder = job.config.evaluation, job.model_folder("train_ranker")
     windows = fingerprint(job.config.windows)
-    rankers = rankers_of(folder, rankers_left_by(job.store, job.week.plus(-1), job.key("train_ranker"), windows))
+    rankers = rankers_of(folder, rankers_before(job.store, job.week, job.key("train_ranker"), windows))
     seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
     subject = subject_of(job.store, job.week, job.versions, rankers,
                          job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,

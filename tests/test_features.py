@@ -241,6 +241,18 @@ def test_an_earlier_version_gives_the_earlier_vector_and_another_pack(store, fea
     assert pack_features(store, earlier, tmp_path / "packs").vectors["semantic"][3].tolist() == [3, 4]
 
 
+def test_a_pack_is_made_after_a_tidying_too(store, tmp_path):
+    """Files of old versions are gone; those that newer ones share stand in the order in which they came."""
+    first, _ = store.snapshot("image_vectors", 0), store.snapshot("image_vectors")
+    commit(store, "image_vectors", **image_rows([0, 3], [[1, 2], [3, 3]]))  # replaces all
+    commit(store, "image_vectors", append=True, **image_rows([3], [[5, 6]]))
+    for file in first.files:
+        Path(file).unlink()
+    with pytest.raises(StorageError, match="tidied away"):
+        store.snapshot("image_vectors", 0)
+    assert pack_features(store, source(store), tmp_path / "packs").vectors["semantic"][[0, 3]].tolist() == [[1, 2], [5, 6]]
+
+
 def test_a_site_without_pictures_has_none_known(store, tmp_path):
     versions = {name: version for name, version in source(store).versions.items() if name != "image_vectors"}
     features = pack_features(store, source(store, versions=versions), tmp_path / "packs")

@@ -53,7 +53,7 @@ def test_a_ranker_clearly_below_last_week_s_is_rejected():
     lines, gaps = measured({**SKILL, "last_week": 2.5})
     verdict, reasons = judge(lines, gaps, VerdictConfig())
     assert verdict == "reject"
-    assert "Last week's ranker is better by" in reasons[0]
+    assert "The ranker before it is better by" in reasons[0]
     assert judge(*measured({**SKILL, "last_week": 1.52}), VerdictConfig())[0] == "accept"  # not clearly
 
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from umair.errors import ConfigError, ContractError
-from umair.storage import Store
+from umair.errors import ConfigError, ContractError, StorageError
+from umair.storage import Step, Store
 from umair.tables import indices
 from umair.tables.ingest import Ingested, RawConfig, ingest
+from umair.tidy import tidy
 from umair.weeks import Week
 
 W10, W11 = Week.parse("2026-W10"), Week.parse("2026-W11")  # W10 ends with 8 March, W11 with 15 March
@@ -235,3 +236,24 @@ def test_an_earlier_week_again_leaves_the_numbers_of_later_ones(spark, first, tm
         seen.append(column(again, "illustrations", "illust_id", "illust_index"))
     assert seen[0] == seen[2] != seen[1]
     assert seen[1].items() < seen[0].items()
+
+
+@pytest.mark.parametrize("weeks", [[W11], [W11, W10, W11]])
+def test_a_week_after_a_tidying_keeps_all_indices(spark, first, tmp_path, weeks):
+    """Versions that only old weeks need are gone from the disk; the numbers that they gave stay."""
+    (_, config, store), _ = first
+    tidied = Store(shutil.copytree(store.root, tmp_path / "root"))
+    for week in weeks:
+        ingested = ingest(spark, config, week, tidied)
+        with ingested.cache:
+            commit(ingested, tidied, week=week)
+        versions = {name: tidied.snapshot(name).version for name in ingested.frames}
+        tidied.record(Step("ingest_tables", str(week), "key", 1.0, {"versions": versions}, 1.0))
+    before = column(tidied, "illustrations", "illust_id", "illust_index")
+    assert tidy(tidied, 1, tmp_path / "packs", delete=True)["files"]
+    with pytest.raises(StorageError, match="version 0, of which files were tidied away"):
+        tidied.snapshot("illustrations", 0)
+    ingested = ingest(spark, config, W11.plus(1), tidied)
+    with ingested.cache:
+        commit(ingested, tidied, week=W11.plus(1))
+    assert column(tidied, "illustrations", "illust_id", "illust_index") == before

@@ -61,6 +61,17 @@ def test_what_happens_after_the_split_does_not_shape_its_negatives(spark):
     assert drawn(END_US - 1) != alone
 
 
+def test_each_split_draws_by_itself(spark):
+    """A negative of the training window that could be none of the test's, but a positive, would give the test's label away."""
+    pool = pool_of(spark, dict.fromkeys(range(1, 4), 0))
+    bookmarks = spark.createDataFrame([(user, 0, at_us) for user in range(50) for at_us in (5, 600)], PAIRS)
+    until_us = F.when(F.col("at_us") < 500, 500).otherwise(1000)
+    drawn = draw_negatives(bookmarks, pool, bookmarks, 8, 1, until_us).collect()
+    pairs = Counter((row["user_index"], row["illust_index"]) for row in drawn)
+    assert max(pairs.values()) == 2  # once a split
+    assert len(drawn) > 0.99 * 50 * 3 * 2  # a pair is in none of a split's 24 draws once in 17,000
+
+
 @pytest.mark.parametrize(("kind", "share"), [("uniform", 0.5), ("popularity", 0.75)])
 def test_draws_follow_the_pool(spark, kind, share):
     """Two illustrations; 1 has thirty bookmarks before the moment and 2 ten, and 2 gets a hundred more afterwards."""

@@ -14,7 +14,7 @@ from umair import metrics
 from umair.errors import ContractError
 from umair.evaluation.report import EvaluationConfig, evaluate, write_report
 from umair.evaluation.scoring import score_window
-from umair.evaluation.subject import rankers_left_by, rankers_of, subject_of
+from umair.evaluation.subject import rankers_before, rankers_of, subject_of
 from umair.evaluation.thumbnails import thumbnail
 from umair.picture import PictureLimits
 from umair.storage import Step, Store
@@ -155,6 +155,8 @@ def test_without_truth_and_with_a_sample_the_report_says_so(spark, site):
     assert 50 < report["intervals"]["rows"] < 350
     assert "random sample of users" in page
     assert "Nobody knows the best possible AUC" in page
+    assert report["last_week"] is None
+    assert "No ranker of an earlier week is compared." in page
     assert report["verdict"] == "reject"
     assert "below the minimum of 0.9900" in page
 
@@ -186,12 +188,21 @@ def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp
     config = tmp_path / "second" / "main" / "config.json"
     config.write_text(config.read_text().replace('"ranker": {', '"ranker": {"of_another_version": 1, '))
     assert set(rankers_of(site.rankers, earlier)) == {"main", "id_only"}
-    said = [record.getMessage().split(" is not compared: ")[1][:30] for record in caplog.records]
-    assert said[-3:] == ["it is not there any more", "it reads other vectors (image_", f"{tmp_path}/second"[:30]]
+    said = [record.getMessage().partition(" is not compared: ")[2][:30] for record in caplog.records]
+    assert said[-4:] == ["it is not there any more", "it reads other vectors (image_", f"{tmp_path}/second"[:30], ""]
+    assert caplog.messages[-1].startswith("no ranker of an earlier week can be compared")
     assert "it reads other vectors (titles)" in caplog.text
 
 
-def test_of_the_rankers_that_a_week_left_the_accepted_come_first_then_ones_own_then_the_newest(tmp_path):
+def test_rankers_that_one_reason_hinders_are_named_once(site, tmp_path, caplog):
+    assert set(rankers_of(site.rankers, [tmp_path / str(number) for number in range(3)])) == {"main", "id_only"}
+    assert [str(tmp_path / "0") in message for message in caplog.messages] == [True, False]  # the second: none can be compared
+    caplog.clear()
+    assert set(rankers_of(site.rankers, [])) == {"main", "id_only"}  # a first week is no warning
+    assert not caplog.messages
+
+
+def test_of_the_rankers_of_earlier_weeks_accepted_come_first_then_later_weeks_then_ones_own_then_the_newest(tmp_path):
     store = Store(tmp_path)
 
     def left(key: str, at: float, verdict: int | None, week: str = "2026-W09", windows: str = "w") -> None:
@@ -201,12 +212,13 @@ def test_of_the_rankers_that_a_week_left_the_accepted_come_first_then_ones_own_t
             store.record(Step("evaluate_ranker", week, f"of-{key}", 1.0, outputs, at + 0.5))
 
     def keys(own: str) -> list[str]:
-        folders = rankers_left_by(store, Week.parse("2026-W09"), own, "w")
-        assert {folder.parent for folder in folders} <= {tmp_path / "rankers" / "2026-W09"}
-        return [folder.name for folder in folders]
+        folders = rankers_before(store, Week.parse("2026-W10"), own, "w")
+        assert {folder.parent.parent for folder in folders} <= {tmp_path / "rankers"}
+        return [folder.name if folder.parent.name == "2026-W09" else f"{folder.parent.name}/{folder.name}" for folder in folders]
 
     assert keys("own") == []
-    left("other", 9.0, 0, week="2026-W08")
+    left("now", 9.0, 0, week="2026-W10")
+    left("later", 9.0, 0, week="2026-W11")
     left("longer", 9.0, 0, windows="its training rows may be this week's test")
     store.record(Step("train_ranker", "2026-W09", "of-an-earlier-version", 1.0, {}, 9.0))
     store.record(Step("evaluate_ranker", "2026-W09", "of-an-earlier-version", 1.0, {"exit_code": 0}, 9.5))
@@ -219,3 +231,17 @@ def test_of_the_rankers_that_a_week_left_the_accepted_come_first_then_ones_own_t
     left("new", 3.0, 0)
     assert keys("own") == ["new", "old", "own", "unjudged"]
     assert keys("old") == ["old", "new", "unjudged", "own"]
+    left("own", 9.0, 0, week="2026-W07")
+    left("new", 9.0, 3, week="2026-W07")
+    left("last", 8.0, 0, week="2025-W52")
+    assert keys("own") == ["new", "old", "2026-W07/own", "2025-W52/last", "own", "unjudged", "2026-W07/new"]
+
+
+def test_a_week_after_a_rejected_one_is_compared_with_the_last_accepted_ranker(tmp_path):
+    """Or a ranker worse than the one in service would be accepted, as better than one that was turned down."""
+    store = Store(tmp_path)
+    for week, verdict in (("2026-W08", 0), ("2026-W09", 3)):
+        store.record(Step("train_ranker", week, "key", 1.0, {"windows": "w"}, 1.0))
+        store.record(Step("evaluate_ranker", week, "e", 1.0, {"exit_code": verdict, "ranker": f"/r/{week}/key/main"}, 2.0))
+    for week in ("2026-W10", "2026-W20"):  # a week that never ran is no gap either
+        assert rankers_before(store, Week.parse(week), "key", "w")[0] == tmp_path / "rankers" / "2026-W08" / "key"

@@ -119,6 +119,14 @@ class Store:
                                "or restore the files")
         return snapshot
 
+    def files_of(self, name: str, version: int) -> tuple[str, ...]:
+        """The files that a version is or was made of, whether or not they have been tidied away since."""
+        return self._snapshot(name, version).files
+
+    def facts_of(self, name: str, version: int) -> dict[str, Any]:
+        """What was said at a version's commit, whether or not its files have been tidied away since."""
+        return self._facts(name, version)
+
     def _snapshot(self, name: str, version: int | None = None) -> Snapshot:
         try:
             table = DeltaTable(str(self._table(name)), version=version)

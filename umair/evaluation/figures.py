@@ -18,7 +18,7 @@ from umair.training.loop import MAIN
 ID_ONLY, LAST_WEEK = "id_only", "last_week"  # rankers with a part of their own, beside MAIN
 ACCEPT, REJECT = "accept", "reject"
 NAMES = {MAIN: "the ranker", ID_ONLY: "ids and tags only", "id_counters": "ids, tags and counters",
-         NO_CONTENT: "itself without pictures and texts", LAST_WEEK: "last week's ranker", BOOKMARK_RATE: "bookmark rate"}
+         NO_CONTENT: "itself without pictures and texts", LAST_WEEK: "the ranker before it", BOOKMARK_RATE: "bookmark rate"}
 Line = dict[str, Any]
 Measures = dict[tuple[str, str], Line]  # by slice and ranker
 
@@ -27,7 +27,7 @@ class VerdictConfig(Section):
     """When a week's ranker is turned down (exit code 3)."""
 
     reject_below_popularity: bool = True  # reject where its AUC is below the better popularity baseline's
-    reject_below_last_week: bool = True  # reject where the interval of its difference to last week's ranker lies below zero
+    reject_below_last_week: bool = True  # reject where its difference to the ranker before it has an interval below zero
     minimum_auc: float | None = Field(None, ge=0, le=1)  # reject where its AUC is below this; null: no bound
 
 
@@ -93,7 +93,7 @@ def judge(lines: list[Line], gaps: list[Line], config: VerdictConfig) -> tuple[s
         faults.append(f"AUC {auc:.4f} is below the minimum of {config.minimum_auc:.4f} (evaluation.minimum_auc).")
     last = against.get(LAST_WEEK)
     if config.reject_below_last_week and last and last["high"] is not None and last["high"] < 0:
-        faults.append(f"Last week's ranker is better by {-last['estimate']:.4f} on the same rows (interval "
+        faults.append(f"The ranker before it is better by {-last['estimate']:.4f} on the same rows (interval "
                       f"{-last['high']:.4f} to {-last['low']:.4f}).")
     return (REJECT, faults) if faults else (ACCEPT, [_gains(against, popularity)])
 

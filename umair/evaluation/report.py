@@ -85,6 +85,7 @@ def evaluate(spark: SparkSession, subject: Subject, config: EvaluationConfig) ->
         rows.unpersist()
     report = {"week": subject.week, **measures, "content": content,
               "calibration": figures.calibration_values(calibrated), **told, "rankers": list(subject.plan.rankers),
+              "last_week": subject.last_week,
               "rows": {**subject.rows, "test": total}, "ranks": subject.training["ranks"],
               "ranker": _ranker_facts(subject.training, total / scoring),
               "versions": {"packages": _packages(), "tables": subject.versions},

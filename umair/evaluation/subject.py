@@ -37,17 +37,29 @@ class Subject:
     versions: dict[str, int] = field(default_factory=dict)  # by table
     seconds: dict[str, float] = field(default_factory=dict)  # by finished step
 
+    @property
+    def last_week(self) -> str | None:
+        """Week and key of the ranker before it, `2026-W10/0123456789ab`; None where none is compared."""
+        folder = self.plan.rankers.get(LAST_WEEK)
+        return None if folder is None else "/".join(Path(folder).parts[-3:-1])
 
-def rankers_of(folder: Path, last_week: Sequence[Path]) -> dict[str, str]:
-    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `last_week` that can be compared: that
-    is there, reads the same vectors and can be loaded. Of one that cannot, a warning says why."""
+
+def rankers_of(folder: Path, earlier: Sequence[Path]) -> dict[str, str]:
+    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `earlier` that can be compared: that
+    is there, reads the same vectors and can be loaded. A warning says, once a reason, why those before it cannot, and where
+    none can that the verdict is without a comparison."""
     facts = read_facts(folder)
     rankers = {MAIN: str(folder / MAIN), **{name: str(folder / name) for name in facts["rankers"] if name != MAIN}}
-    for before in last_week:
+    told = set[str]()
+    for before in earlier:
         hindrance = _hindrance(before, facts)
         if hindrance is None:
             return {**rankers, LAST_WEEK: str(before / MAIN)}
-        log.warning("last week's ranker in %s is not compared: %s", before, hindrance)
+        if hindrance not in told:
+            log.warning("the ranker in %s is not compared: %s", before, hindrance)
+        told.add(hindrance)
+    if earlier:
+        log.warning("no ranker of an earlier week can be compared: the verdict does not ask whether this one is worse")
     return rankers
 
 
@@ -66,18 +78,19 @@ def _hindrance(before: Path, facts: dict[str, Any]) -> str | None:
     return None
 
 
-def rankers_left_by(store: Store, week: Week, key: str, windows: str) -> list[Path]:
-    """Folders of the rankers that a week's runs left on windows of such a configuration (`windows`: its fingerprint), since
-    others may reach into the rows that are now a test, or have other labels. Accepted ones come first, among them the one of
-    `key`, then the newest: so a changed ranker is compared with what came before it, and a rejected one is what others are
-    compared with only where there is no other."""
-    lines = store.steps_of(str(week))
-    accepted = {Path(line.outputs["ranker"]).parent.name for line in lines if line.step == "evaluate_ranker"
+def rankers_before(store: Store, week: Week, key: str, windows: str) -> list[Path]:
+    """Folders of the rankers that weeks before this one left on windows of such a configuration (`windows`: its
+    fingerprint), since others may reach into the rows that are now a test, or have other labels. Accepted ones come first, of the latest
+    week first, in a week the one of `key`, then the newest: so a changed ranker is compared with what came before it, and a
+    rejected one, or one that nobody judged, is what others are compared with only where there is no accepted one."""
+    lines = [line for earlier in store.weeks() if earlier < str(week) for line in store.steps_of(earlier)]
+    accepted = {(line.week, Path(line.outputs["ranker"]).parent.name) for line in lines if line.step == "evaluate_ranker"
                 and "ranker" in line.outputs and line.outputs.get("exit_code") == 0}
     trained = [line for line in lines if line.step == "train_ranker"
                and (line.key == key or line.outputs.get("windows") == windows)]
-    trained.sort(key=lambda line: (line.key in accepted, line.key == key, line.finished_at), reverse=True)
-    return [store.model_folder(f"rankers/{week}", line.key) for line in trained]
+    trained.sort(key=lambda line: ((line.week, line.key) in accepted, line.week, line.key == key, line.finished_at),
+                 reverse=True)
+    return [store.model_folder(f"rankers/{line.week}", line.key) for line in trained]
 
 
 def subject_of(store: Store, week: Week, versions: dict[str, int], rankers: dict[str, str], features: Path, batch_rows: int,

@@ -34,16 +34,16 @@ def read_known(spark: SparkSession, store: Store, table: str, identity: str, ind
     """The pairs of columns (`identity`, `index`) that any week knows, and the newest fact `next_<index>`.
 
     The newest version holds them all, unless an earlier week was taken in again after later ones: then the newest version
-    of each later week counts too, lest what it numbered be numbered anew.
+    of each later week counts too, lest what it numbered be numbered anew. Raises StorageError where such a one was tidied
+    away (`umair tidy` keeps those of the last weeks); files of other versions are not asked for.
     """
     if not store.exists(table):
         return Known()
     newest = store.snapshot(table)
     files, week = list(newest.files), newest.facts["week"]
     for version in range(newest.version - 1, -1, -1):
-        snapshot = store.snapshot(table, version)
-        if snapshot.facts["week"] > week:
-            files, week = [*files, *snapshot.files], snapshot.facts["week"]
+        if (later := store.facts_of(table, version)["week"]) > week:
+            files, week = [*files, *store.snapshot(table, version).files], later
     frame = spark.read.parquet(*files).select(identity, index).distinct()
     return Known(frame, int(newest.facts[f"next_{index}"]))
 

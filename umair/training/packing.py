@@ -221,7 +221,7 @@ class _Packer:
             return []
         wanted, ordered = set(self.store.snapshot(table, newest).files), []
         for version in range(newest + 1):
-            new = wanted & set(self.store.snapshot(table, version).files)
+            new = wanted & set(self.store.files_of(table, version))
             ordered += sorted(new)
             wanted -= new
         return ordered

@@ -36,15 +36,16 @@ def draw_negatives(bookmarks: DataFrame, pool: DataFrame, known: DataFrame, each
     bookmarks: user_index, illust_index, at_us. pool: illust_index, since_us (`candidates`).
     known: user_index, illust_index, at_us of all interactions in the log. until_us: of the bookmark's `at_us`, the moment
     by which its split is known. A drawn pair is none that came before it: like any label 0 it says that no bookmark
-    followed in time. Later ones do not count: that a pair is missing from training would tell of the test. Drawn twice,
-    the earlier bookmark keeps it. Fewer than `each` come out where few illustrations exist.
+    followed in time. Later ones do not count: that a pair is missing from training would tell of the test. Drawn twice for a
+    split, the earlier bookmark keeps it; each split draws by itself, as a pair that is a negative in training would else be
+    none in the test, but may be a positive there. Fewer than `each` come out where few illustrations exist.
     """
     drawn = _draw(bookmarks, pool, each * TRIES, seed)
     met = known.select("user_index", "illust_index", F.col("at_us").alias("met_us"))
     timed = drawn.withColumn("until_us", until_us)
     fresh = timed.join(met, (timed["user_index"] == met["user_index"]) & (timed["illust_index"] == met["illust_index"])
                        & (F.col("met_us") < F.col("until_us")), how="left_anti")
-    once = Window.partitionBy("user_index", "illust_index").orderBy("at_us", "source", "attempt")
+    once = Window.partitionBy("user_index", "illust_index", "until_us").orderBy("at_us", "source", "attempt")
     distinct = fresh.withColumn("turn", F.row_number().over(once)).filter("turn = 1")
     best = Window.partitionBy("user_index", "source").orderBy("attempt")
     kept = distinct.withColumn("turn", F.row_number().over(best)).filter(F.col("turn") <= each)
