@@ -94,9 +94,10 @@ def test_parquet_numbers_are_ids_when_whole_and_times_as_seconds(spark, tmp_path
         ("user_id_parses", "1.5"), ("at_parses", "1.0E300"), ("user_id_known", None)}
 
 
-@pytest.mark.parametrize("unit", ["ns", "us", "int96", "no zone"])
+@pytest.mark.parametrize("unit", ["ns", "ns in Tokyo", "us", "us in Tokyo", "int96", "no zone"])
 def test_parquet_times_of_every_unit(spark, tmp_path, unit):
-    kind = {"ns": pa.timestamp("ns", "UTC"), "no zone": pa.timestamp("us")}.get(unit, pa.timestamp("us", "UTC"))
+    kind = {"ns": pa.timestamp("ns", "UTC"), "ns in Tokyo": pa.timestamp("ns", "Asia/Tokyo"), "no zone": pa.timestamp("us"),
+            "us in Tokyo": pa.timestamp("us", "Asia/Tokyo")}.get(unit, pa.timestamp("us", "UTC"))
     table = pa.table({"user_id": [1], "illust_id": [1], "kind": ["view"], "at": pa.array([utc(NOON)], kind)})
     pq.write_table(table, tmp_path / "events.parquet", use_deprecated_int96_timestamps=unit == "int96")
     assert judged(spark, tmp_path, RAW_EVENTS).select(F.col("at").cast("string")).first().at == "2026-01-02 12:00:00"

@@ -540,6 +540,24 @@ def test_vectors_of_withdrawn_pictures_go(site: Site) -> None:
     assert site.versions() == versions
 
 
+def test_a_catalogue_that_lost_its_pictures_deletes_no_vectors(site: Site) -> None:
+    for key in range(5):
+        site.put(key, picture_bytes(key))
+    site.embed()
+    versions, rows = site.versions(), dict(site.rows)
+    strict = CONFIG.model_copy(update={"reject_allowance": 0})
+    site.rows = dict.fromkeys(rows, (None, None))  # the column is empty, or has another name
+    with pytest.raises(ContractError, match=r"illustrations: found 5 of 5 pictures with vectors withdrawn at once; expected at most "
+                                            r"20.0% of them \(embed_images.max_withdrawn_share\), .*nothing was committed"):
+        site.embed(strict)
+    assert site.versions() == versions
+    site.rows = {key: row for key, row in rows.items() if key > 1}
+    with pytest.raises(ContractError, match="found 2 of 5 pictures"):
+        site.embed(strict)
+    assert site.embed(strict.model_copy(update={"max_withdrawn_share": 0.4}))["withdrawn"] == 2
+    assert site.embed(strict)["withdrawn"] == 0
+
+
 def test_rejects_of_withdrawn_pictures_go(site: Site) -> None:
     for key in (1, 5, 6):
         site.put(key, picture_bytes(key))

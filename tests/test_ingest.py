@@ -257,3 +257,27 @@ def test_a_week_after_a_tidying_keeps_all_indices(spark, first, tmp_path, weeks)
     with ingested.cache:
         commit(ingested, tidied, week=W11.plus(1))
     assert column(tidied, "illustrations", "illust_id", "illust_index") == before
+
+
+def test_a_column_that_lost_all_its_values_is_refused(spark, first, tmp_path):
+    """Renamed or left out, it would be unknown for every illustration: all pictures withdrawn, no tags."""
+    (_, config, store), _ = first
+    raw, again = tmp_path / "raw", Store(shutil.copytree(store.root, tmp_path / "root"))
+    before = {name: again.snapshot(name) for name in again.tables()}
+    bare = [{"img" if name == "image" else name: value for name, value in row.items() if name != "tags"} for row in CATALOGUE]
+    write_raw(raw, bare)
+    config = config.model_copy(update={"folder": str(raw)})
+    with pytest.raises(ContractError, match=r"raw table 'catalogue': found no value in column tags, image; expected some, as when "
+                                            r"the table was taken in before.*raw.lost_columns=accept; nothing was committed"):
+        ingest(spark, config, W11, again)
+    assert {name: again.snapshot(name) for name in again.tables()} == before
+    assert not spark.sparkContext._jsc.sc().getPersistentRDDs().size()
+    ingested = ingest(spark, config.model_copy(update={"lost_columns": "accept"}), W11, again)
+    with ingested.cache:
+        commit(ingested, again, week=W11)
+    ingested = ingest(spark, config, W11.plus(1), again)  # once is enough
+    with ingested.cache:
+        assert ingested.facts["ingest_rejects"]["given"]["users"] == ["user_id", "username"]
+    write_raw(raw, bare, users="user_id\n200\n100\n")
+    ingested = ingest(spark, config, W10, again)  # an earlier week may know less
+    ingested.cache.close()

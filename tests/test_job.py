@@ -16,7 +16,7 @@ from pyspark.errors import PythonException
 
 from umair import cli
 from umair.config import load_config
-from umair.errors import ClusterError, ConfigError, ContractError, StorageError
+from umair.errors import ClusterError, ConfigError, ContractError, StorageError, UmairError
 from umair.experiments.config import ExperimentConfig
 from umair.experiments.search import SearchConfig
 from umair.job import PLAN, REJECTED, Config, Job, clear_error, guard, main, parse_arguments, require_finished, run_step
@@ -136,13 +136,16 @@ def test_a_rival_is_the_ranker_with_the_keys_that_it_names_changed(tmp_path: Pat
 
 
 # ---------------------------------------------------------------- errors and exit codes
-def test_an_error_of_ours_is_one_line_and_exit_code_2(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (ContractError, 2), (StorageError, 4), (ClusterError, 4)])
+def test_an_error_of_ours_is_one_line_and_an_exit_code_that_says_who_must_act(
+        kind: type[UmairError], code: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Or cron could not tell a disk that is full for an hour from an export that somebody must mend."""
     def body() -> int:
-        raise ConfigError("conf/local.yaml", "unknown key 'x'", "one of root", "remove it")
+        raise kind("conf/local.yaml", "unknown key 'x'", "one of root", "remove it")
 
     with pytest.raises(SystemExit) as ended:
         guard(body)
-    assert ended.value.code == 2
+    assert ended.value.code == code
     assert caplog.messages[-1] == ("conf/local.yaml: found unknown key 'x'; expected one of root. What to do: remove it")
 
 
@@ -158,14 +161,15 @@ def test_an_error_raised_in_a_spark_worker_is_found_again(spark: Any) -> None:
 
     with pytest.raises(PythonException) as raised:
         spark.range(3).mapInArrow(fail, "id bigint").collect()
-    assert clear_error(raised.value) == ("embed_images: found no GPU; expected device cuda. What to do: submit with "
-                                         "spark.task.resource.gpu.amount")
+    told = clear_error(raised.value)
+    assert isinstance(told, ClusterError)
+    assert str(told) == "embed_images: found no GPU; expected device cuda. What to do: submit with spark.task.resource.gpu.amount"
 
 
 def test_a_full_disk_is_told_as_such_and_other_failures_are_not() -> None:
     told = clear_error(OSError("java.io.IOException: No space left on device"))
-    assert told is not None
-    assert "what is committed is untouched" in told
+    assert isinstance(told, StorageError)
+    assert "what is committed is untouched" in str(told)
     assert clear_error(ValueError("column not found")) is None
 
 
@@ -259,6 +263,22 @@ def test_two_runs_cannot_write_the_tables_of_one_root(tmp_path: Path) -> None:
     assert run_step(job_of(tmp_path), build_windows).outputs["phases"] == {}  # the lock died with its holder
 
 
+def test_two_runs_cannot_train_one_ranker(tmp_path: Path) -> None:
+    """They would go on from each other's checkpoints, and the first to finish would delete those of the other."""
+    def train_ranker(job: Job) -> dict[str, Any]:
+        with pytest.raises(ClusterError, match=rf"step train_ranker of week 2026-W10: found another run of it \(process {os.getpid()} on"):
+            run_step(job_of(tmp_path), train_ranker)
+        run_step(job_of(tmp_path, week="2026-W11"), another_week)
+        return {}
+
+    def another_week(job: Job) -> dict[str, Any]:
+        return {}
+
+    another_week.__name__ = "train_ranker"
+    run_step(job_of(tmp_path), train_ranker)
+    assert run_step(job_of(tmp_path), train_ranker).outputs["phases"] == {}  # the lock is free again
+
+
 def test_a_root_that_is_a_file_is_said_before_any_work(tmp_path: Path) -> None:
     def ingest_tables(job: Job) -> dict[str, Any]:
         raise AssertionError("never called")
@@ -296,8 +316,8 @@ def test_a_file_that_spark_cannot_read_is_named(spark: Any, tmp_path: Path) -> N
     with pytest.raises(Exception, match="FAILED_READ_FILE") as raised:
         spark.read.parquet(str(file)).selectExpr("sum(id)").collect()
     told = clear_error(raised.value)
-    assert told is not None
-    assert told.startswith(f"{file}: found a file that breaks off or is damaged; expected a whole file")
+    assert isinstance(told, ContractError)
+    assert str(told).startswith(f"{file}: found a file that breaks off or is damaged; expected a whole file")
 
 
 # ---------------------------------------------------------------- Java, before spark-submit is even started

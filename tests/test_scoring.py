@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_site import RIVAL, ROWS, Site, make_site, save
+from small_site import MAIN, RIVAL, ROWS, Site, make_site, save
 
 from umair.errors import ContractError
 from umair.evaluation.contributions import agreement, read_true_weights, sample_users, user_weights
-from umair.evaluation.scoring import require_numbers, rows_of, score_window
+from umair.evaluation.scoring import require_numbers, rows_of, score_batches, score_window
 from umair.training.checkpoint import load_ranker
 from umair.training.lookup import COLUMNS, Lookup
 
@@ -57,6 +57,15 @@ def test_spark_equals_the_rankers_called_directly(scored, site):
 def test_a_row_says_whether_its_picture_is_known(scored):
     found = scored.select("illust_index", "has_picture").distinct().toPandas()
     assert (found["has_picture"] == (found["illust_index"] % 5 != 0)).all()
+
+
+def test_rankers_whose_scores_depend_on_the_batch_are_scored_in_that_of_their_validation(site, tmp_path):
+    table = pa.concat_tables([pq.read_table(file, columns=list(COLUMNS)) for file in [*site.test_files] * 3]).combine_chunks()
+    sizes = {}
+    for name, config in (("alone", MAIN), ("batch_mean", MAIN.model_copy(update={"batch_mean": True}))):
+        plan = replace(site.plan, rankers={"main": save(tmp_path / name, config)}, batch_rows=2_048)
+        sizes[name] = [len(batch) for batch in score_batches(iter(table.to_batches()), plan)]
+    assert sizes == {"alone": [1_500], "batch_mean": [512, 512, 476]}
 
 
 def test_contribution_weights_sum_to_one_and_match_has_its_modalities(scored):

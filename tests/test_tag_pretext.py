@@ -290,6 +290,18 @@ def test_it_learns_and_writes_the_encoder(catalogue: tuple[list[str], str], tmp_
     assert load_image_encoder(tmp_path / "encoder").semantic_width == facts["semantic_width"] == 24
 
 
+def test_an_encoder_that_could_read_next_to_nothing_is_not_kept(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+    """An empty folder where the store of the pictures should be mounted: one picture is inline, the others are not there."""
+    (tmp_path / "images").mkdir()
+    given = arguments((catalogue[0], str(tmp_path / "images")), tmp_path / "encoder", checkpoint_steps=1, epochs=2)
+    with pytest.raises(ContractError, match=r"raw.image_root, of rank 0: found 99.5% of 190 that cannot be read, most by rule "
+                                            r"missing_file; expected at most 20.0% \(pretext.max_reject_share\)"):
+        train_pretext(Ranks(), **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]  # nor a checkpoint from which a next run would go on
+    given["pretext"]["max_reject_share"] = 0.995
+    assert train_pretext(Ranks(), **given)["broken_pictures"]["missing_file"] > 189
+
+
 def test_the_same_seed_gives_the_same_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
     prints = [train_pretext(Ranks(), **arguments(catalogue, tmp_path / "encoder", epochs=1, seed=seed))["fingerprint"]
               for seed in (0, 0, 1)]

@@ -13,7 +13,7 @@ from umair.errors import UmairError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and ends the process: 0 fine, 2 bad input or surroundings."""
+    """Runs one command and ends the process: 0 fine, 2 bad input, 4 surroundings (`umair/errors.py`)."""
     given = _parser().parse_args(arguments)
     try:
         commands = {"doctor": _doctor, "world": _world, "tables": _tables, "params": _params, "tidy": _tidy,
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = commands[given.command](given)
     except UmairError as error:
         print(f"umair {given.command}: {error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code
     sys.exit(code)
 
 

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from umair.config import PlainPath, Section, fingerprint, load_config, merge
 from umair.embedding.images import EmbedImagesConfig
 from umair.embedding.texts import EmbedTextsConfig
-from umair.errors import ConfigError, ContractError, StorageError, UmairError
+from umair.errors import ConfigError, ContractError, StorageError, UmairError, error_in
 from umair.evaluation.figures import LAST_WEEK
 from umair.evaluation.references import BASELINES, CEILING
 from umair.evaluation.report import EvaluationConfig
@@ -33,7 +33,7 @@ from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
 from umair.model.text_encoder import TextEncoderConfig
-from umair.storage import Snapshot, Step, Store, digest_path
+from umair.storage import Snapshot, Step, Store, digest_path, locked
 from umair.tables.ingest import RawConfig
 from umair.training.loop import MAIN, TrainingConfig
 from umair.training.tag_pretext import PretextConfig
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger("umair")
-ACCEPTED, BAD_INPUT, REJECTED = 0, 2, 3  # exit codes: fine, bad input or config, verdict "reject"
+ACCEPTED, REJECTED = 0, 3  # exit codes: fine, verdict "reject"; those of errors are in umair/errors.py
 TAKEN_NAMES = (MAIN, LAST_WEEK, CEILING, *BASELINES)
+MODELS = {"pretrain_image_encoder": "encoders/image", "finetune_text_encoder": "encoders/text",
+          "train_ranker": "rankers/{week}"}  # below the root: what a step makes
 ANY_WEEK = "any-week"  # the ledger's week of steps that do not belong to one: the encoders
 
 
@@ -197,9 +199,7 @@ class Job:
 
     def model_folder(self, step: str) -> Any:
         """The folder of the encoder or ranker that `step` makes, whether or not it is there yet."""
-        kind = {"pretrain_image_encoder": "encoders/image", "finetune_text_encoder": "encoders/text",
-                "train_ranker": f"rankers/{self.week}"}[step]
-        return self.store.model_folder(kind, self.key(step))
+        return self.store.model_folder(MODELS[step].format(week=self.week), self.key(step))
 
 
 StepFunction = Callable[[Job], dict[str, Any]]
@@ -212,16 +212,31 @@ def run_step(job: Job, step: StepFunction) -> Step:
     if done:
         log.info("%s %s: already finished, nothing to do", name, job.week)
         return done
-    log.info("%s %s: start", name, job.week)
-    started, job.phases = time.time(), {}
-    with job.store.sole_writer() if PLAN[name].writes_tables else contextlib.nullcontext():
+    with _sole_run(job, name):
+        done = job.finished(name)  # by another run, between the question above and the lock
+        if done:
+            return done
+        log.info("%s %s: start", name, job.week)
+        started, job.phases = time.time(), {}
         outputs = step(job)
-    record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
-                  {**outputs, "phases": {phase: round(seconds, 3) for phase, seconds in job.phases.items()}}, time.time())
-    job.store.record(record)
+        phases = {phase: round(seconds, 3) for phase, seconds in job.phases.items()}
+        record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
+                      {**outputs, "phases": phases}, time.time())
+        job.store.record(record)
     job.again.discard(name)
     log.info("%s %s: done in %.1f s", name, job.week, record.seconds)
     return record
+
+
+def _sole_run(job: Job, name: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps other runs from what the step writes: the tables of the root, or the folder of its encoder or ranker, beside
+    which its checkpoints lie. Raises ClusterError while another run holds it."""
+    if PLAN[name].writes_tables:
+        return job.store.sole_writer()
+    if name not in MODELS:
+        return contextlib.nullcontext()
+    folder = job.model_folder(name)
+    return locked(folder.with_name(f".{folder.name}.lock"), f"step {name} of week {job.week}", "another run of it")
 
 
 def start_spark(settings: dict[str, str]) -> SparkSession:
@@ -269,7 +284,7 @@ def _single(step: StepFunction) -> int:
 
 
 def guard(body: Callable[[], int]) -> NoReturn:
-    """Runs `body`; turns a UmairError into one clear line and exit code 2. Other errors keep their traceback."""
+    """Runs `body`; turns a UmairError into one clear line and its exit code. Other errors keep their traceback."""
     start_logging()
     try:
         code = body()
@@ -278,30 +293,30 @@ def guard(body: Callable[[], int]) -> NoReturn:
         if clear is None:
             raise
         log.error("%s", clear)
-        code = BAD_INPUT
+        code = clear.exit_code
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
-def clear_error(error: BaseException) -> str | None:
-    """The one line to print for an error that a user can act on, or None for one that needs its traceback.
+def clear_error(error: BaseException) -> UmairError | None:
+    """The error that a user can act on, printed as one line, or None for one that needs its traceback.
 
-    An error raised inside a Spark worker arrives as text within Spark's own: its line is found again.
+    An error raised inside a Spark worker arrives as text within Spark's own: it is found again.
     """
     if isinstance(error, UmairError):
-        return str(error)
+        return error
     text = str(error)
-    worker = re.search(r"umair\.errors\.\w+: (.+?What to do: .+)", text)
-    if worker:
-        return worker[1].strip()
+    raised = error_in(text)
+    if raised is not None:
+        return raised
     unreadable = re.search(r"FAILED_READ_FILE.*?file:/*(/\S+?)[\s.]*(?:\n|$| SQLSTATE)", text)
     if unreadable:
-        return str(ContractError(unreadable[1], "a file that breaks off or is damaged", "a whole file",
-                                 "export it again; below `root`, restore it or run the step that made it again"))
+        return ContractError(unreadable[1], "a file that breaks off or is damaged", "a whole file",
+                             "export it again; below `root`, restore it or run the step that made it again")
     if re.search(r"No space left on device|File too large|Disk quota exceeded", text):
-        return str(StorageError("writing a table", "no space left on the device", "room for the new version",
-                                "free some space or choose another `root`, then run again; what is committed is untouched"))
+        return StorageError("writing a table", "no space left on the device", "room for the new version",
+                            "free some space or choose another `root`, then run again; what is committed is untouched")
     return None
 
 

@@ -46,6 +46,9 @@ class EmbedImagesConfig(PrecisionConfig):
     device: Literal["cpu", "cuda"] = "cpu"
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the new and changed pictures; more stops the run
     reject_allowance: int = Field(10, ge=0)  # so many, and at most half of those tried, never stop a run
+    max_withdrawn_share: float = Field(0.2, ge=0, le=1, exclude=True)  # of illustrations with vectors; where the catalogue
+    #                               withdraws more at once the run stops, as an export that lost its pictures looks the same.
+    #                               No part of the step's key
     retry_rejects: bool = Field(False, exclude=True)  # try again what was set aside before, though it has not changed; no
     #                               part of the step's key, and a finished week runs this step again (--retry-rejects)
     changed_by: Literal["size_and_time", "content"] = "size_and_time"  # how a file is known to have changed; content reads

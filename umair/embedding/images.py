@@ -146,10 +146,13 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
     ended well. Vectors and rejects of `withdrawn_pictures` go, by whatever encoder.
 
     Killed and run again, it takes over the partitions that were finished, but for rejects and pictures that have changed.
-    Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`.
+    Raises ClusterError: device cuda without a GPU. ContractError: more rejects than `max_reject_share`, or more pictures
+    withdrawn at once than `max_withdrawn_share`.
     """
     encoder = run.config.named(read_facts(Path(run.folder)))["fingerprint"]
     require_gpu(todo.sparkSession, "embed_images.device", run.config.device)
+    gone = _count_withdrawn(withdrawn)
+    _require_few_withdrawn(gone["withdrawn"], vectors, run.config)
     unfinished = UnfinishedWork(run.unfinished / encoder, EMBEDDED)
     left = unfinished.left(todo.sparkSession)
     usable = None if left is None else _usable(left, todo).persist(StorageLevel.DISK_ONLY)
@@ -158,7 +161,7 @@ def embedded_pictures(todo: DataFrame, vectors: DataFrame | None, rejects: DataF
         rest = todo if usable is None else todo.join(usable.select("illust_id"), "illust_id", how="left_anti")
         made = _embed(rest, run, unfinished)
         embedded = made if usable is None else made.unionByName(usable)
-        facts = {**_count(embedded), "resumed": resumed, **_count_withdrawn(withdrawn)}
+        facts = {**_count(embedded), "resumed": resumed, **gone}
         _require_few_rejects(facts, embedded, run.config)
         kept = vectors
         if vectors is not None and withdrawn is not None:
@@ -236,6 +239,20 @@ def _count_withdrawn(withdrawn: DataFrame | None) -> dict[str, int]:
     """Withdrawn pictures with vectors, and those that only had been set aside."""
     counted = None if withdrawn is None else withdrawn.selectExpr("count_if(embedded)", "count_if(NOT embedded)").first()
     return dict(zip(("withdrawn", "withdrawn_rejects"), counted or (0, 0), strict=True))
+
+
+def _require_few_withdrawn(withdrawn: int, vectors: DataFrame | None, config: EmbedImagesConfig) -> None:
+    """Vectors are dear: an export that lost its pictures' column must not delete them all."""
+    if vectors is None or withdrawn <= config.reject_allowance:
+        return
+    known = vectors.select("illust_id").distinct().count()
+    if withdrawn > config.max_withdrawn_share * known:
+        raise ContractError("illustrations", f"{withdrawn} of {known} pictures with vectors withdrawn at once",
+                            f"at most {config.max_withdrawn_share:.1%} of them (embed_images.max_withdrawn_share), or "
+                            f"{config.reject_allowance} (embed_images.reject_allowance)",
+                            "look whether the catalogue was exported whole, with its column image, and run ingest_tables "
+                            "again once it is (remove its line below steps/); where so many are meant to go, raise the "
+                            "share; nothing was committed")
 
 
 def _sum_by(key: str, value: str, groups: list[Row]) -> dict[Any, Any]:

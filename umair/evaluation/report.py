@@ -59,7 +59,7 @@ class EvaluationConfig(VerdictConfig):
     confidence: float = Field(0.95, gt=0.5, lt=1)  # of intervals
     interval_rows: int = Field(300_000, ge=100)  # on the driver; of more test rows, those of a random sample of users
     seed: int = 0  # of resamplings and of the sample of users
-    batch_rows: int = Field(2_048, gt=0)  # rows that are scored at once
+    batch_rows: int = Field(2_048, gt=0)  # scored at once; fewer where a ranker's scores depend on it (`batch_mean`)
     threads: int = Field(1, gt=0)  # of torch, in each Spark task
     examples: ExamplesConfig = ExamplesConfig()
 

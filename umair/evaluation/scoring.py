@@ -25,7 +25,7 @@ from umair.storage import Store
 from umair.training.checkpoint import load_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import COLUMNS, lookups_of
-from umair.training.loop import MAIN
+from umair.training.loop import MAIN, scored_at_once
 from umair.training.reader import Rows, numpy_of
 
 _KEPT = pa.schema([("user_index", pa.int32()), ("illust_index", pa.int32()), ("label", pa.int32()),
@@ -72,8 +72,9 @@ def score_batches(batches: Iterator[pa.RecordBatch], plan: ScoringPlan) -> Itera
     scorer = None
     for batch in batches:
         scorer = scorer or _open_scorer(plan)
-        for start in range(0, batch.num_rows, plan.batch_rows):
-            yield scorer.score(batch.slice(start, plan.batch_rows))
+        size = min(plan.batch_rows, scorer.at_once)
+        for start in range(0, batch.num_rows, size):
+            yield scorer.score(batch.slice(start, size))
 
 
 def require_numbers(rows: DataFrame, rankers: Sequence[str]) -> int:
@@ -100,6 +101,7 @@ class _Scorer:
         self.rankers: dict[str, Ranker] = {name: load_ranker(Path(folder)).to(self.device).eval()
                                            for name, folder in plan.rankers.items()}
         self.lookups = lookups_of(self.features, self.rankers, self.device)
+        self.at_once = scored_at_once([ranker.config for ranker in self.rankers.values()])  # as in validation
 
     @torch.inference_mode()
     def score(self, window: pa.RecordBatch) -> pa.RecordBatch:

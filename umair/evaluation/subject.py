@@ -80,9 +80,9 @@ def _hindrance(before: Path, facts: dict[str, Any]) -> str | None:
 
 def rankers_before(store: Store, week: Week, key: str, windows: str) -> list[Path]:
     """Folders of the rankers that weeks before this one left on windows of such a configuration (`windows`: its
-    fingerprint), since others may reach into the rows that are now a test, or have other labels. Accepted ones come first, of the latest
-    week first, in a week the one of `key`, then the newest: so a changed ranker is compared with what came before it, and a
-    rejected one, or one that nobody judged, is what others are compared with only where there is no accepted one."""
+    fingerprint), since others may reach into the rows that are now a test, or have other labels. Accepted ones come first,
+    of the latest week first, in a week the one of `key`, then the newest: so a changed ranker is compared with what came
+    before it, and a rejected one, or one that nobody judged, only where there is no accepted one."""
     lines = [line for earlier in store.weeks() if earlier < str(week) for line in store.steps_of(earlier)]
     accepted = {(line.week, Path(line.outputs["ranker"]).parent.name) for line in lines if line.step == "evaluate_ranker"
                 and "ranker" in line.outputs and line.outputs.get("exit_code") == 0}

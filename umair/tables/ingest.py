@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from pyspark.sql import functions as F
@@ -47,6 +47,7 @@ log = logging.getLogger("umair")
 TRUSTED = (schema.ILLUSTRATIONS, schema.USERS, schema.TAGS, schema.EVENTS, schema.TERMS)
 TIMES = {"catalogue": "created_at", "events": "at"}  # the column that says since when a row is there
 OPTIONAL = ("terms",)
+WHOLE = ("catalogue", "users")  # handed over whole each week, so that a column does not lose all its values by itself
 EVENT_RULES = {  # beyond the columns: name -> (SQL that a row keeps, SQL of the value to show)
     "unknown_user": ("user_index IS NOT NULL", "user_id"),
     "unknown_illustration": ("illust_index IS NOT NULL", "illust_id"),
@@ -60,6 +61,8 @@ class RawConfig(Section):
     folder: PlainPath  # holds catalogue, users, events and perhaps terms, each a file or a folder of files
     image_root: str  # the catalogue's `image` paths begin here
     max_reject_share: float = Field(0.05, ge=0, le=1)  # of the rows of a table that are there by the week's end
+    lost_columns: Literal["refuse", "accept"] = Field("refuse", exclude=True)  # a column that had values when the table was
+    #                               taken in before, and has none at all now. No part of the step's key
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,16 @@ def ingest(spark: SparkSession, config: RawConfig, week: Week, store: Store) -> 
     """Judges every raw table and builds illustrations, users, tags, events, terms and ingest_rejects; commits nothing.
 
     The same raw data, week and earlier indices give the same tables.
-    Raises ConfigError: a missing folder. ContractError: a table that is missing, empty, unreadable or too bad.
+    Raises ConfigError: a missing folder. ContractError: a table that is missing, empty, unreadable or too bad, or that
+    lost a column.
     """
     require_root(config.image_root)
     judged = _judge_columns(spark, config.folder, week.end)
     cache = contextlib.ExitStack()
     with contextlib.ExitStack() as on_error:
         on_error.callback(cache.close)
-        intake, trusted = _Intake(judged, config.max_reject_share, cache), Trusted(spark, store, cache)
+        before = {} if config.lost_columns == "accept" else _given_before(store, week)
+        intake, trusted = _Intake(judged, config.max_reject_share, cache, before), Trusted(spark, store, cache)
         catalogue, users = intake.catalogue(), trusted.users(intake.users())
         births = trusted.births(catalogue)
         events, terms, tags = intake.events(births, users), intake.terms(), trusted.tags(catalogue)
@@ -95,6 +100,7 @@ def ingest(spark: SparkSession, config: RawConfig, week: Week, store: Store) -> 
         on_error.pop_all()
     promised[schema.INGEST_REJECTS] = intake.rejects()
     trusted.facts[schema.INGEST_REJECTS]["raw"] = {name: counted.as_facts() for name, counted in intake.tallies.items()}
+    trusted.facts[schema.INGEST_REJECTS]["given"] = intake.given
     return Ingested(promised, {name: trusted.facts[name] for name in promised}, intake.tallies, cache)
 
 
@@ -122,6 +128,8 @@ class _Intake:
     judged: dict[str, DataFrame]
     max_reject_share: float
     cache: contextlib.ExitStack
+    before: dict[str, list[str]]  # by raw table: its columns that had a value when it was taken in last
+    given: dict[str, list[str]] = field(default_factory=dict)  # the same of now
     tallies: dict[str, Tally] = field(default_factory=dict)
     set_aside: list[DataFrame] = field(default_factory=list)
 
@@ -164,7 +172,31 @@ class _Intake:
                  *(f"{count:,}" for count in (counted.rows, counted.kept, counted.set_aside, counted.not_yet)))
         self.tallies[table.name] = counted
         self.set_aside.append(reject_rows(judged, table))
-        return kept_rows(judged)
+        kept = kept_rows(judged)
+        if table.name in WHOLE:
+            self._require_columns(kept, table)
+        return kept
+
+    def _require_columns(self, kept: DataFrame, table: Table) -> None:
+        """A column that was renamed or left out would else be unknown for all: pictures withdrawn, tags gone."""
+        filled = {name: F.size(name) > 0 if name == "tags" else F.col(name).isNotNull() for name in table.column_names}
+        found = kept.agg(*[F.max(test).alias(name) for name, test in filled.items()]).collect()[0].asDict()
+        self.given[table.name] = [name for name in table.column_names if found[name]]
+        lost = [name for name in self.before.get(table.name, []) if not found.get(name)]
+        if lost:
+            raise ContractError(f"raw table '{table.name}'", f"no value in column {', '.join(lost)}",
+                                "some, as when the table was taken in before",
+                                "correct the export; if they are meant to be empty from now on, run once with "
+                                "raw.lost_columns=accept; nothing was committed")
+
+
+def _given_before(store: Store, week: Week) -> dict[str, list[str]]:
+    """By raw table: the columns that had a value when it was last taken in. Nothing where that was for a later week."""
+    if not store.exists(schema.INGEST_REJECTS):
+        return {}
+    facts = store.snapshot(schema.INGEST_REJECTS).facts
+    given: dict[str, list[str]] = facts.get("given", {}) if facts["week"] <= str(week) else {}
+    return given
 
 
 def _schema_of(spark: SparkSession, table: Table) -> StructType:

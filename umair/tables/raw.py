@@ -106,7 +106,8 @@ def _read_parquet_layout(spark: SparkSession, files: list[Path], schema: pa.Sche
     frame = spark.read.parquet(*map(str, files))
     columns = []
     for name in _shared(table, schema.names):
-        nanoseconds = schema.field(name).type in (pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
+        kind = schema.field(name).type
+        nanoseconds = pa.types.is_timestamp(kind) and kind.unit == "ns"  # in whatever zone: what is stored is UTC
         as_number = isinstance(frame.schema[name].dataType, LongType)  # not so for INT96, which Spark reads by itself
         columns.append(F.expr(f"timestamp_micros(`{name}` div 1000)").alias(name) if nanoseconds and as_number
                        else F.col(name))

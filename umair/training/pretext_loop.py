@@ -42,8 +42,8 @@ def train_pretext(ranks: Ranks, *, catalogue: Catalogue, encoder: dict[str, Any]
     and counted (those met since training last started). Killed and run again with the same arguments, training goes on
     from its newest checkpoint and ends with the weights of an uninterrupted run. Returns facts, the same on every rank:
     the encoder's, the loss curve, mean average precision on illustrations held out and that of the label-frequency
-    baseline. Raises ContractError when there is too little to train on, ConfigError when the loss is not finite,
-    StorageError for a full disk.
+    baseline. Raises ContractError when there is too little to train on, or more of a rank's pictures than
+    `pretext.max_reject_share` cannot be read, ConfigError when the loss is not finite, StorageError for a full disk.
     """
     config, network, started = PretextConfig(**pretext), ImageEncoderConfig(**encoder), time.monotonic()
     torch.manual_seed(config.seed)
@@ -168,8 +168,26 @@ class PretextRun:
                                   "lower it, for example to a tenth")
             self.curve.append([self._pictures(self.done), round(loss, 5)])
             self._losses.clear()
+        if self.done in (self.steps_an_epoch, self.steps):  # every picture has been asked for once
+            self._require_readable()
         if self.done % self.config.checkpoint_steps == 0 and self.done < self.steps:
             self._save()
+
+    def _require_readable(self) -> None:
+        """An encoder that saw nothing must not be kept: it would embed the whole catalogue, now and in every later week."""
+        broken = self.ranks.gather(dict(self.train.pictures.broken))
+        shares = [sum(counts.values()) / len(self.train) for counts in broken]
+        worst = max(range(len(shares)), key=shares.__getitem__)
+        if shares[worst] <= self.config.max_reject_share:
+            return
+        if self.ranks.index == 0:
+            self.checkpoints.remove()  # they have seen as little
+        rule = max(broken[worst], key=broken[worst].__getitem__)
+        raise ContractError(f"pictures below raw.image_root, of rank {worst}",
+                            f"{shares[worst]:.1%} of {len(self.train)} that cannot be read, most by rule {rule}",
+                            f"at most {self.config.max_reject_share:.1%} (pretext.max_reject_share)",
+                            "look whether the folder is mounted on that rank's node, mend the pictures or raise the share; "
+                            "nothing was kept")
 
     def _save(self) -> None:
         """The first rank writes a checkpoint at the present position; the others wait for it."""

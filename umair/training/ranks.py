@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger("umair")
-START_SECONDS = 120  # Spark must have started a task for every rank by then
+START_SECONDS = "spark.umair.startSeconds", "120"  # a submit setting: by when Spark must have started a task for every rank
 
 
 @dataclass(frozen=True)
@@ -166,26 +168,29 @@ def gathered_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[str, Any], count: int, *,
-              threads: int = 1, device: str = "cpu", start_seconds: int = START_SECONDS) -> list[Any]:
+              threads: int = 1, device: str = "cpu", start_seconds: int | None = None) -> list[Any]:
     """Runs `train(ranks, **arguments)` on `count` Horovod ranks and returns their JSON-able results, by rank.
 
     `train` and `arguments` travel by pickle inside the job, so `train` must be importable on the executors. `threads` is
     torch's number of threads in each rank; `device` is cpu or cuda (then each rank takes its Spark task's GPU).
 
     Raises the UmairError that a rank raised; ClusterError when there are too few slots, when the ranks do not start in
-    `start_seconds`, when one dies, or when one raises anything else (its traceback goes to the log).
+    `start_seconds` (None: the setting of START_SECONDS), when one dies, or when one raises anything else (its traceback goes
+    to the log).
     """
     from horovod.spark import run
 
+    start_seconds = start_seconds or int(spark.sparkContext.getConf().get(*START_SECONDS))
+    python = os.environ.get("PYSPARK_PYTHON", sys.executable)  # where an archive brings it, not at the driver's path
     _require_slots(spark, count, start_seconds)
     host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
     with Terminal(host) as terminal, _signals_kept():
         try:
             outcomes = run(_in_rank, args=(train, arguments, threads, device, terminal.address), num_proc=count,
-                           use_gloo=True, start_timeout=start_seconds, verbose=0)
+                           use_gloo=True, start_timeout=start_seconds, verbose=0, executable=python)
         except Exception as error:  # Horovod raises bare Exception when ranks do not start or one is killed
             raise ClusterError("Horovod ranks", f"a rank that did not start or died ({_first_line(error)})",
-                               f"{count} ranks that start within {start_seconds} s and run to their end",
+                               f"{count} ranks that start within {start_seconds} s ({START_SECONDS[0]}) and run to the end",
                                "look for a rank's last words above or in the executor logs (memory, a kill, a firewall)"
                                ) from error
     _raise_first_error(outcomes)
