@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,14 @@ def test_foreign_systems_stay_at_home(path: Path) -> None:
         assert foreign not in tops or str(path.relative_to(ROOT)) == home, f"{path} imports {foreign}; only {home} may"
     assert "torch" not in tops or part not in WITHOUT_TORCH, f"{path}: no torch in {part}"
     assert "pyspark" not in tops or part not in WITHOUT_SPARK, f"{path}: no pyspark in {part}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_spark_is_told_that_files_are_local(path: Path) -> None:
+    """Else it looks for them in its default file system, on YARN most often HDFS, where `Store` does not see them."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if re.search(r"\.(parquet|json|csv|text|orc)\(", line) and "json.load" not in line:
+            assert "for_spark(" in line, f"{path}:{number}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

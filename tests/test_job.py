@@ -228,6 +228,21 @@ def test_a_step_reads_what_its_own_configuration_made(tmp_path: Path) -> None:
         job_of(tmp_path, week="2026-W11").snapshot("window_train")
 
 
+def test_tables_are_local_files_whatever_spark_s_default_file_system_is(spark: Any, tmp_path: Path) -> None:
+    """On YARN it is HDFS: written there, a table would be missing for everybody who reads it as a file."""
+    job, hadoop = job_of(tmp_path), spark.sparkContext._jsc.hadoopConfiguration()
+    job.spark, before = spark, hadoop.get("fs.defaultFS")
+    hadoop.set("fs.defaultFS", "hdfs://nowhere.invalid:1")
+    try:
+        committed = job.commit("numbers", spark.range(5).coalesce(1))
+        newest = job.read_newest("numbers")
+        assert newest is not None
+        assert sorted(row.id for row in newest.collect()) == [0, 1, 2, 3, 4]
+    finally:
+        hadoop.set("fs.defaultFS", before)
+    assert pq.read_table(committed.files[0]).num_rows == 5
+
+
 def test_weights_that_a_config_names_count_by_their_content(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     keys = []

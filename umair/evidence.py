@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).parent.parent  # of the checkout
 WRITTEN = ("docs/evidence", "benchmarks/results")  # what commands write, not people
 
@@ -98,6 +96,8 @@ def _program(source: str) -> str:
 
 def machine_kind() -> str:
     """Cores, processor, GPU, memory."""
+    import torch  # here alone: who only wants a digest starts without it
+
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -33,7 +33,7 @@ from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
 from umair.model.text_encoder import TextEncoderConfig
-from umair.storage import Snapshot, Step, Store, digest_path, locked
+from umair.storage import Snapshot, Step, Store, digest_path, for_spark, locked
 from umair.tables.ingest import RawConfig
 from umair.training.loop import MAIN, TrainingConfig
 from umair.training.tag_pretext import PretextConfig
@@ -143,11 +143,11 @@ class Job:
 
     def read(self, name: str) -> DataFrame:
         """The same as a Spark frame over its explicit list of files."""
-        return self.spark.read.parquet(*self.snapshot(name).files)
+        return self.spark.read.parquet(*for_spark(*self.snapshot(name).files))
 
     def read_newest(self, name: str) -> DataFrame | None:
         """A table that grows from week to week as it now is, or None before its first version."""
-        return self.spark.read.parquet(*self.store.snapshot(name).files) if self.store.exists(name) else None
+        return self.spark.read.parquet(*for_spark(*self.store.snapshot(name).files)) if self.store.exists(name) else None
 
     def commit(self, name: str, frame: DataFrame, *, append: bool = False, **facts: Any) -> Snapshot:
         """Writes a Spark frame and makes it the table's new version (or adds it), in one transaction."""
@@ -155,7 +155,7 @@ class Job:
         with self.phase(f"write {name}"):
             with contextlib.ExitStack() as on_error:  # over before the commit: a committed file is never removed
                 on_error.callback(shutil.rmtree, folder, ignore_errors=True)  # what a full disk took is given back
-                frame.write.option("compression", "zstd").parquet(str(folder))
+                frame.write.option("compression", "zstd").parquet(*for_spark(folder))
                 on_error.pop_all()
             snapshot = self.store.commit(name, folder, {"week": str(self.week), **facts}, append=append)
         log.info("%s: version %d, %s rows", name, snapshot.version, f"{snapshot.rows:,}")

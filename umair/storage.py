@@ -274,6 +274,12 @@ def locked(path: Path, where: str, found: str) -> Iterator[None]:
         yield  # what goes wrong from here on is the caller's own
 
 
+def for_spark(*paths: str | Path) -> list[str]:
+    """Files or folders as Spark is given them: they lie where all nodes mount them, whatever Spark's default file system is
+    (fs.defaultFS, on YARN most often HDFS)."""
+    return [f"file://{Path(path).absolute()}" for path in paths]
+
+
 def write_folder(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """`write(temporary)` fills a folder and returns its facts; only then does `folder` appear, whole, with facts.json.
 

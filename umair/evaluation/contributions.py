@@ -7,6 +7,8 @@ from pathlib import Path
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from umair.storage import for_spark
+
 CONTRIBUTION, MATCH, TRUE = "contribution", "match", "true"
 FACTOR = {"semantic": "weight_content", "style": "weight_style", "text": "weight_tags", "profile": "weight_artist",
            "popularity": "weight_popularity"}  # the modality that can know it -> column of a drawn world's users
@@ -34,7 +36,7 @@ def read_true_weights(spark: SparkSession, folder: str, users: DataFrame) -> Dat
     path = Path(folder) / "users.parquet"
     if not path.exists():
         return None
-    truth = spark.read.parquet(str(path.absolute()))
+    truth = spark.read.parquet(*for_spark(path))
     named = {name: column for name, column in FACTOR.items() if column in truth.columns}
     if not named:
         return None

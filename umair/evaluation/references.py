@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from umair.errors import ContractError
+from umair.storage import for_spark
 
 POPULARITY, BOOKMARK_RATE, CONSTANT, CEILING = "popularity", "bookmark_rate", "constant", "ceiling"
 BASELINES = (POPULARITY, BOOKMARK_RATE, CONSTANT)
@@ -38,7 +39,7 @@ def read_truth(spark: SparkSession, folder: str, users: DataFrame, illustrations
     if not path.exists():
         raise ContractError("evaluation.truth", f"no {path}", "the truth table of a drawn world, or null",
                             "correct evaluation.truth, or set it to null for data whose truth nobody knows")
-    truth = spark.read.parquet(str(path.absolute()))
+    truth = spark.read.parquet(*for_spark(path))
     return (truth.join(users.select("user_id", "user_index"), "user_id", how="inner")
             .join(illustrations.select("illust_id", "illust_index"), "illust_id", how="inner")
             .select("user_index", "illust_index", F.col("probability").cast("double").alias("score_ceiling")))

@@ -37,7 +37,7 @@ from umair.evaluation.scoring import require_numbers, score_window
 from umair.evaluation.slices import SLICES, calibration, mark_slices, score_columns, slice_figures
 from umair.evaluation.subject import Subject
 from umair.metrics import Calibration
-from umair.storage import write_atomically
+from umair.storage import for_spark, write_atomically
 from umair.training.checkpoint import load_ranker
 from umair.training.loop import MAIN
 
@@ -104,13 +104,13 @@ def write_report(root: Path, week: str, report: dict[str, Any], page: str) -> Pa
 
 def _score(spark: SparkSession, subject: Subject, config: EvaluationConfig) -> DataFrame:
     """Test rows with the scores of rankers and references, and their slices."""
-    training = spark.read.parquet(*subject.files["window_train"]).select("illust_index", "label")
+    training = spark.read.parquet(*for_spark(*subject.files["window_train"])).select("illust_index", "label")
     base_rate = training.agg(F.avg("label")).collect()[0][0] or 0.0
     rows = add_baselines(score_window(spark, subject.files["window_test"], subject.plan), base_rate, config.prior_views)
     rows = mark_slices(rows.drop("illust_views", "illust_bookmarks"), training, config.tail_quantile)
     if not config.truth:
         return rows
-    users, illustrations = (spark.read.parquet(*subject.files[name]) for name in ("users", "illustrations"))
+    users, illustrations = (spark.read.parquet(*for_spark(*subject.files[name])) for name in ("users", "illustrations"))
     return add_ceiling(rows, read_truth(spark, config.truth, users, illustrations))
 
 
@@ -131,7 +131,7 @@ def _weigh_content(spark: SparkSession, subject: Subject, measures: dict[str, An
     """What pictures and texts are worth, in sentences; none without a rival that does without them."""
     if NO_CONTENT not in subject.plan.rankers:
         return []
-    test, training = (spark.read.parquet(*subject.files[f"window_{split}"]) for split in ("test", "train"))
+    test, training = (spark.read.parquet(*for_spark(*subject.files[f"window_{split}"])) for split in ("test", "train"))
     return content_sentences(measures["slices"], measures["intervals"]["differences"], circumstances(test, training),
                              config.confidence)
 
@@ -158,7 +158,7 @@ def _resample(rows: DataFrame, total: int, config: EvaluationConfig) -> tuple[in
 def _illustrate(spark: SparkSession, rows: DataFrame, subject: Subject, calibrated: Calibration, config: EvaluationConfig
                 ) -> tuple[Illustrated, dict[str, Any]]:
     """What the page shows beyond the measures, and what report.json says of it."""
-    users, illustrations = (spark.read.parquet(*subject.files[name]) for name in ("users", "illustrations"))
+    users, illustrations = (spark.read.parquet(*for_spark(*subject.files[name])) for name in ("users", "illustrations"))
     main = load_ranker(Path(subject.plan.rankers[MAIN]))
     modalities = main.modalities if main.config.contribution == "attention" else ()
     true = read_true_weights(spark, config.truth, users) if config.truth else None

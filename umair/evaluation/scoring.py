@@ -21,7 +21,7 @@ from umair.config import fingerprint
 from umair.embedding.arrow import vector_column
 from umair.errors import ContractError
 from umair.model.ranker import Ranker, Scores
-from umair.storage import Store
+from umair.storage import Store, for_spark
 from umair.training.checkpoint import load_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import COLUMNS, lookups_of
@@ -63,7 +63,7 @@ def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -
     schema = ", ".join(["user_index int, illust_index int, label int, illust_views int, illust_bookmarks int",
                         "has_picture boolean, contribution array<float>, match array<float>",
                         *[f"score_{name} double" for name in plan.rankers]])
-    window = spark.read.parquet(*files).select(*COLUMNS)
+    window = spark.read.parquet(*for_spark(*files)).select(*COLUMNS)
     return window.mapInArrow(functools.partial(score_batches, plan=plan), schema)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, Window
 from pyspark.sql import functions as F
 
+from umair.storage import for_spark
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
@@ -44,7 +46,7 @@ def read_known(spark: SparkSession, store: Store, table: str, identity: str, ind
     for version in range(newest.version - 1, -1, -1):
         if (later := store.facts_of(table, version)["week"]) > week:
             files, week = [*files, *store.snapshot(table, version).files], later
-    frame = spark.read.parquet(*files).select(identity, index).distinct()
+    frame = spark.read.parquet(*for_spark(*files)).select(identity, index).distinct()
     return Known(frame, int(newest.facts[f"next_{index}"]))
 
 

@@ -19,6 +19,7 @@ from pyspark.sql.types import LongType, StringType, StructType
 from umair.config import UNSAFE
 from umair.errors import ConfigError, ContractError
 from umair.schema import Table
+from umair.storage import for_spark
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -103,7 +104,7 @@ def _read_parquet(spark: SparkSession, files: list[Path], table: Table) -> list[
 
 def _read_parquet_layout(spark: SparkSession, files: list[Path], schema: pa.Schema, table: Table) -> DataFrame:
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # pandas writes nanoseconds, which Spark refuses
-    frame = spark.read.parquet(*map(str, files))
+    frame = spark.read.parquet(*for_spark(*files))
     columns = []
     for name in _shared(table, schema.names):
         kind = schema.field(name).type
@@ -116,22 +117,22 @@ def _read_parquet_layout(spark: SparkSession, files: list[Path], schema: pa.Sche
 
 def _read_json(spark: SparkSession, files: list[Path], table: Table) -> list[DataFrame]:
     reader = spark.read.schema(_all_text([*table.column_names, LINE])).option("columnNameOfCorruptRecord", LINE)
-    return [reader.json([str(file) for file in files])]
+    return [reader.json(for_spark(*files))]
 
 
 def _read_csv(spark: SparkSession, files: list[Path], table: Table) -> list[DataFrame]:
-    layouts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    layouts: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for file in files:
         header = _csv_header(file)
         require_columns(str(file), list(header), table)
         if table.has_texts:
             _require_closed_quotes(file)
-        layouts[header].append(str(file))
+        layouts[header].append(file)
     frames = []
     for header, paths in layouts.items():
         reader = spark.read.schema(_all_text([*header, LINE])).options(
             header=True, multiLine=table.has_texts, escape='"', columnNameOfCorruptRecord=LINE)
-        frames.append(reader.csv(paths).select(*_shared(table, list(header)), LINE))
+        frames.append(reader.csv(for_spark(*paths)).select(*_shared(table, list(header)), LINE))
     return frames
 
 
