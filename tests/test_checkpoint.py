@@ -100,10 +100,18 @@ def test_a_checkpoint_of_another_architecture_names_the_differing_keys(tmp_path)
 
 def test_the_best_weights_come_back_after_worse_ones(tmp_path):
     checkpoints, (module, optimizer) = Checkpoints(tmp_path, "key"), line()
-    checkpoints.keep_best("line", module)
+    checkpoints.keep_best("line", 1, module)
     best = module.weight.detach().clone()
     learn(module, optimizer, 3)
     assert not torch.equal(module.weight, best)
-    checkpoints.save(3, Position(0, 3), {}, {"line": (module, optimizer)})  # which leaves the best alone
-    checkpoints.restore_best("line", module)
+    checkpoints.keep_best("line", 2, module)  # and killed before the checkpoint that says so
+    checkpoints.restore_best("line", 1, module)
     assert torch.equal(module.weight, best)
+    learn(module, optimizer, 3)
+    checkpoints.save(6, Position(2, 0), {}, {"line": (module, optimizer)}, {"line": 1})  # the second time it was no better
+    checkpoints.restore_best("line", 1, module)
+    assert torch.equal(module.weight, best)
+    with pytest.raises(StorageError, match="best/line/2"):
+        checkpoints.restore_best("line", 2, module)
+    checkpoints.save(9, Position(3, 0), {}, {"line": (module, optimizer)})
+    checkpoints.restore_best("line", 1, module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Position:
 class Checkpoints:
     """The checkpoints of one run, step-NNNNNNNN folders below `folder`/`key`; `key` stands for all it depends on.
 
-    Beside them stand each ranker's weights after its best epoch so far. A checkpoint holds each ranker's weights and
+    Beside them, best/NAME/EPOCH, stand each ranker's weights after its best epoch so far, and until the next checkpoint after
+    the one before: killed in between, a run goes on from where that was the best. A checkpoint holds each ranker's weights and
     optimiser state, the position and whatever facts the run keeps. Random state needs no file: dropout masks and the
     order of rows are functions of (seed, epoch, step, rank).
     """
@@ -83,8 +85,9 @@ class Checkpoints:
         self.all_runs, self.folder = folder, folder / key
 
     def save(self, done: int, position: Position, facts: dict[str, Any],
-             parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]]) -> None:
-        """Writes the checkpoint after `done` steps in all, atomically; drops the oldest beyond KEPT and other runs'."""
+             parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]], best: Mapping[str, int] | None = None) -> None:
+        """Writes the checkpoint after `done` steps in all, atomically; drops the oldest beyond KEPT and other runs', and by
+        ranker's name the weights of epochs that are not its `best`."""
         def write(folder: Path) -> dict[str, Any]:
             groups = {name: _save_part(folder / name, *part) for name, part in parts.items()}
             return {"position": vars(position), "groups": groups, "facts": facts}
@@ -95,14 +98,20 @@ class Checkpoints:
             shutil.rmtree(old)
         for other in set(self.all_runs.iterdir()) - {self.folder}:
             shutil.rmtree(other)
+        for name, epoch in (best or {}).items():
+            for worse in set(self.folder.glob(f"best/{name}/*")) - {self._best(name, epoch)}:
+                shutil.rmtree(worse)
 
-    def keep_best(self, name: str, module: nn.Module) -> None:
-        """Keeps a ranker's present weights as its best."""
-        write_folder(self.folder / f"best-{name}", lambda folder: _save_weights(folder, module))
+    def _best(self, name: str, epoch: int) -> Path:
+        return self.folder / "best" / name / str(epoch)
 
-    def restore_best(self, name: str, module: nn.Module) -> None:
-        """Puts a ranker's best weights into it. Raises StorageError when they are lost."""
-        folder = self.folder / f"best-{name}"
+    def keep_best(self, name: str, epoch: int, module: nn.Module) -> None:
+        """Keeps a ranker's present weights as those after its best epoch."""
+        write_folder(self._best(name, epoch), lambda folder: _save_weights(folder, module))
+
+    def restore_best(self, name: str, epoch: int, module: nn.Module) -> None:
+        """Puts a ranker's weights after its best epoch into it. Raises StorageError when they are lost."""
+        folder = self._best(name, epoch)
         load_weights(module, _load_tensors(folder / WEIGHTS), str(folder))
 
     def load(self, parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]]) -> tuple[Position, dict[str, Any]] | None:

@@ -192,7 +192,8 @@ class _Run:
         if self.ranks.index == 0:
             facts = {"curve": self.curve, "valid": self.valid, "seconds": time.monotonic() - self.started,
                      "ranks": self.ranks.count, "places": self.places}
-            self.checkpoints.save(self.steps_done, self.position, facts, self._parts())
+            best = {name: self._best_epoch(name) for name in self.trainees} if self.valid else {}
+            self.checkpoints.save(self.steps_done, self.position, facts, self._parts(), best)
         self.ranks.barrier()
 
     def _settle(self) -> None:
@@ -292,7 +293,7 @@ class _Run:
         if self.ranks.index == 0 and self.config.keep == "best":
             for name, trainee in self.trainees.items():
                 if self._kept_epoch(name) == self.position.epoch:
-                    self.checkpoints.keep_best(name, trainee.ranker)
+                    self.checkpoints.keep_best(name, self.position.epoch, trainee.ranker)
 
     def _kept_epoch(self, name: str) -> int:
         """From 1; the first of several that are equally good."""
@@ -320,7 +321,7 @@ class _Run:
     def _write(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         for name, trainee in self.trainees.items():
             if self._kept_epoch(name) != self.position.epoch:
-                self.checkpoints.restore_best(name, trainee.ranker)
+                self.checkpoints.restore_best(name, self._kept_epoch(name), trainee.ranker)
             save_ranker(folder / name, trainee.ranker, trainee.config, self.inputs.source.widths)
         return facts
 
