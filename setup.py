@@ -8,7 +8,7 @@ setup(
     description="Weekly multi-modal recommendation of illustrations: UMAIR-FPS on Spark, Petastorm and Horovod",
     packages=find_packages(include=["umair", "umair.*"]),
     package_data={"umair.evaluation": ["*.j2"]},
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
     install_requires=[
         "pyspark>=3.5,<4.1",  # 4.1 needs pyarrow >= 15, which no petastorm release can use
         "petastorm>=0.12.1,<0.13",  # 0.13.1 loses rows in silence

@@ -7,15 +7,15 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 sh "$here/cluster/java.sh"
 
 python=
-for candidate in "${PYTHON:-python3.11}" python3.11 python3.12 python3.10 python3; do
+for candidate in "${PYTHON:-python3.11}" python3.11 python3.12 python3; do
     if command -v "$candidate" >/dev/null 2>&1 &&
-       "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+       "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python: found $(python3 --version 2>&1 || echo none); expected 3.10, 3.11 or 3.12 (pyarrow 14 has wheels for no other)." >&2
+    echo "Python: found $(python3 --version 2>&1 || echo none); expected 3.11 or 3.12 (transformers and pillow need 3.11, pyarrow 14 has wheels up to 3.12)." >&2
     echo "What to do: install python3.11, or name one: make PYTHON=/path/to/python3.11" >&2
     exit 2
 fi
@@ -27,7 +27,7 @@ fi
 rm -f "/tmp/umair-venv-$$"
 echo "Set-up: installing the packages of constraints.txt into $venv (once, about 2 minutes)" >&2
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" pip setuptools wheel
-# torch first and by its exact version: a range may bring a build with several GB of CUDA packages
+# torch first, as Horovod is built beside it; where pip would bring several GB of CUDA packages with it, see docs/setup.md
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \
     torch "cmake" cloudpickle psutil pyyaml packaging cffi numpy
 horovod=$(sh "$here/cluster/build_horovod.sh" "$venv")

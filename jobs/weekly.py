@@ -26,8 +26,12 @@ STEPS = (ingest_tables, pretrain_image_encoder, finetune_text_encoder, embed_ima
 
 def weekly() -> int:
     """Runs what is not finished yet and prints the report's figures as one JSON line, last."""
-    job = Job(*parse_arguments("The weekly run, every step in order"))
+    given = parse_arguments("The weekly run, every step in order")
+    job = Job(given.config, given.week)
     open_steps = [step.__name__ for step in STEPS if not job.finished(step.__name__)]
+    if given.dry_run:
+        sys.stdout.write(json.dumps({"week": str(job.week), "would_run": open_steps}) + "\n")
+        return ACCEPTED
     if not open_steps:
         log.info("week %s is finished for this configuration: nothing to do", job.week)
     records = [run_step(job, step) for step in STEPS]

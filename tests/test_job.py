@@ -100,6 +100,24 @@ def test_half_an_option_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert said.count("the following arguments are required: --config") == 2
 
 
+def test_a_dry_run_says_what_would_run_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
+    def build_windows(job: Job) -> dict[str, Any]:
+        return {"made_by": "a real run"}
+
+    told = []
+    for flag in ("--dry-run", None, "--dry-run"):
+        given = ["build_windows.py", "--config", str(ROOT / "conf/local.yaml"), "--week", "2026-W10", f"root={tmp_path}/root", flag]
+        monkeypatch.setattr(sys, "argv", [each for each in given if each])
+        with pytest.raises(SystemExit) as ended:
+            main(build_windows)
+        told.append((ended.value.code, (tmp_path / "root").exists(), caplog.messages[-1]))
+    assert told[0] == (0, False, "build_windows 2026-W10: would run")
+    assert told[2] == (0, True, "build_windows 2026-W10: finished")
+    commit = job_of(tmp_path / "root").finished("build_windows").outputs["commit"]  # type: ignore[union-attr]
+    assert commit.rstrip("+") not in ("", "unknown")
+
+
 def test_a_step_that_fails_is_not_finished(tmp_path: Path) -> None:
     def build_windows(job: Job) -> dict[str, Any]:
         raise ContractError("window_test", "0 rows", "some", "choose another --week")

@@ -172,13 +172,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
 
 
-def test_model_folders(store):
-    folder = store.model_folder("encoders/image", "k1")
-    assert (folder, store.has_model("encoders/image", "k1")) == (store.root / "encoders/image/k1", False)
-    write_folder(folder, lambda into: {})
-    assert store.has_model("encoders/image", "k1")
-
-
 def test_the_ledger_gives_back_what_it_was_told(store):
     step = Step("train", "2026-W10", "abc", 1.5, {"rows": 3, "names": ["ä"]}, 1e9)
     assert store.finished("train", "2026-W10", "abc") is None

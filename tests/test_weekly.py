@@ -134,8 +134,14 @@ def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> 
     texts = store.snapshot("text_vectors")
     seen = set(rows_of(store, "illustrations"))
     old_tags = {row[0] for row in rows_of(store, "tags")}
+    asked = submit("weekly", config, NEXT_WEEK, "--dry-run")
+    would_run = json.loads(asked.text.strip().splitlines()[-1])["would_run"]
+    assert (asked.code, store.weeks()) == (0, [WEEK])
     run = submit("weekly", config, NEXT_WEEK)
     assert run.code == 0, run.text[-4000:]
+    assert json.loads(run.text.strip().splitlines()[-1])["steps_run"] == would_run
+    report = json.loads((store.root / "report" / NEXT_WEEK / "report.json").read_text(encoding="utf-8"))
+    assert report["last_week"].startswith(f"{WEEK}/")
     added = [file for file in store.snapshot("image_vectors").files if file not in vectors.files]
     new_ids = [id_ for file in added for id_ in pq.read_table(file).column("illust_id").to_pylist()]
     new = set(rows_of(store, "illustrations")) - seen

@@ -163,11 +163,19 @@ def _keys(_: argparse.Namespace) -> int:
 
 def _tables(_: argparse.Namespace) -> int:
     from umair import schema
+    from umair.tables.ingest import EVENT_RULES
 
-    print("# Tables\n\nGenerated from `umair/schema.py` by `make docs`.")
+    rules = ", ".join(f"`{rule}`" for rule in EVENT_RULES)
+    print(f"""# Tables
+
+Generated from `umair/schema.py` by `make docs`. *Handed over* are a site's own: a row that breaks a rule goes to
+`ingest_rejects`. Beside the rules that are listed, a value that cannot be read breaks `COLUMN_parses`, a line that cannot be
+taken apart `line_parses`, a second row of one key `duplicate_key` (of events `duplicate_event`), and an event may break
+{rules}. Bytes are base64 in JSON and CSV.""")
     tables = [value for value in vars(schema).values() if isinstance(value, schema.Table)]
     for table in tables:
-        print(f"\n## {table.name}\n\n{table.about}. Key: {', '.join(f'`{name}`' for name in table.key)}.\n")
+        kind = "handed over: " if table in schema.RAW_TABLES else ""
+        print(f"\n## {kind}{table.name}\n\n{table.about}. Key: {', '.join(f'`{name}`' for name in table.key)}.\n")
         print("| column | type |\n|---|---|")
         for name, kind in table.column_types.items():
             print(f"| `{name}` | {kind} |")

@@ -118,11 +118,11 @@ def judge(package: str, found: str | None) -> Finding:
 
 
 def judge_python(found: tuple[int, ...]) -> Finding:
-    """Python 3.10 to 3.12."""
+    """Python 3.11 or 3.12."""
     text = ".".join(map(str, found))
-    if (3, 10) <= found[:2] <= (3, 12):
+    if (3, 11) <= found[:2] <= (3, 12):
         return Finding("Python", text, OK)
-    why = "umair is written for 3.10 and newer" if found < (3, 10) else "no wheel of pyarrow 14, which petastorm needs"
+    why = "transformers and pillow need 3.11" if found < (3, 11) else "no wheel of pyarrow 14, which petastorm needs"
     return Finding("Python", text, BREAKS, why, "make setup PYTHON=python3.11, or a virtual environment of Python 3.11")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,7 @@ from umair.errors import ConfigError, ContractError, StorageError, UmairError, e
 from umair.evaluation.figures import LAST_WEEK
 from umair.evaluation.references import BASELINES, CEILING
 from umair.evaluation.report import EvaluationConfig
+from umair.evidence import present_commit
 from umair.model import image_encoder, text_encoder
 from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.presets import with_preset
@@ -221,7 +222,7 @@ def run_step(job: Job, step: StepFunction) -> Step:
         outputs = step(job)
         phases = {phase: round(seconds, 3) for phase, seconds in job.phases.items()}
         record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
-                      {**outputs, "phases": phases}, time.time())
+                      {**outputs, "phases": phases, "commit": present_commit()}, time.time())
         job.store.record(record)
     job.again.discard(name)
     log.info("%s %s: done in %.1f s", name, job.week, record.seconds)
@@ -258,17 +259,27 @@ def start_spark(settings: dict[str, str]) -> SparkSession:
     return session
 
 
-def parse_arguments(description: str) -> tuple[Config, Week]:
-    """`--config FILE --week 2026-W10 [--retry-rejects] [section.key=value ...]`, the same for every job."""
+class Arguments(NamedTuple):
+    """What every job is given."""
+
+    config: Config
+    week: Week
+    dry_run: bool = False
+
+
+def parse_arguments(description: str) -> Arguments:
+    """`--config FILE --week 2026-W10 [--retry-rejects] [--dry-run] [section.key=value ...]`, the same for every job."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)  # a slip of the pen starts no work
     parser.add_argument("--config", required=True, help="YAML file, for example conf/local.yaml")
     parser.add_argument("--week", required=True, help="ISO week whose end bounds what may be known, for example 2026-W10")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
     parser.add_argument("--retry-rejects", action="store_true", help="try pictures again that were set aside, also in a "
                         "finished week; the same as embed_images.retry_rejects=true; says nothing to steps that embed none")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and do nothing: after an upgrade or a "
+                        "change of the configuration")
     given = parser.parse_intermixed_args()
     retry = ["embed_images.retry_rejects=true"] if given.retry_rejects else []
-    return load_config(given.config, [*given.overrides, *retry], Config), Week.parse(given.week)
+    return Arguments(load_config(given.config, [*given.overrides, *retry], Config), Week.parse(given.week), given.dry_run)
 
 
 def main(step: StepFunction) -> NoReturn:
@@ -278,8 +289,12 @@ def main(step: StepFunction) -> NoReturn:
 
 def _single(step: StepFunction) -> int:
     description = (step.__doc__ or step.__name__).splitlines()[0]
-    job = Job(*parse_arguments(description))
+    given = parse_arguments(description)
+    job = Job(given.config, given.week)
     job.again &= {step.__name__}  # what another job is to do again is finished for this one
+    if given.dry_run:
+        log.info("%s %s: %s", step.__name__, job.week, "finished" if job.finished(step.__name__) else "would run")
+        return ACCEPTED
     return int(run_step(job, step).outputs.get("exit_code", ACCEPTED))
 
 

@@ -220,9 +220,6 @@ class Store:
         """Where an encoder or ranker of this key lives: `<root>/<kind>/<key>`."""
         return self.root / kind / key
 
-    def has_model(self, kind: str, key: str) -> bool:
-        return (self.model_folder(kind, key) / "facts.json").is_file()
-
     # ------------------------------------------------------------ ledger
     def finished(self, step: str, week: str, key: str) -> Step | None:
         """The ledger's line of a step, if it was finished with exactly this key."""

@@ -36,6 +36,7 @@ from umair.evaluation.references import (
 from umair.evaluation.scoring import require_numbers, score_window
 from umair.evaluation.slices import SLICES, calibration, mark_slices, score_columns, slice_figures
 from umair.evaluation.subject import Subject
+from umair.evidence import present_commit
 from umair.metrics import Calibration
 from umair.storage import for_spark, write_atomically
 from umair.training.checkpoint import load_ranker
@@ -192,7 +193,7 @@ def _ranker_facts(training: dict[str, Any], scored_per_second: float) -> dict[st
 
 
 def _packages() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "umair": present_commit()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -4,7 +4,8 @@ A ranker sees vectors, not factors; but it reads counters and the user's history
 with the training window, so it can be passed. Training rows say nothing of a cold illustration's popularity: for cold rows
 by themselves there is a reference without. That of all rows knows the true popularity of cold illustrations too, as one
 regression must rank them all: it is the stricter by that. More factors can be worse where a user has few rows: which of
-them help is chosen on the validation window, for cold rows on its cold ones; the ridge on all its rows. N rows, U users, F factors.
+them help is chosen on the validation window, for cold rows on its cold ones; the ridge on all its rows.
+N rows, U users, F factors.
 """
 
 from __future__ import annotations

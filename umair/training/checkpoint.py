@@ -75,10 +75,10 @@ class Position:
 class Checkpoints:
     """The checkpoints of one run, step-NNNNNNNN folders below `folder`/`key`; `key` stands for all it depends on.
 
-    Beside them, best/NAME/EPOCH, stand each ranker's weights after its best epoch so far, and until the next checkpoint after
-    the one before: killed in between, a run goes on from where that was the best. A checkpoint holds each ranker's weights and
-    optimiser state, the position and whatever facts the run keeps. Random state needs no file: dropout masks and the
-    order of rows are functions of (seed, epoch, step, rank).
+    Beside them, best/NAME/EPOCH, stand each ranker's weights after its best epoch so far, and until the next checkpoint
+    after the one before: killed in between, a run goes on from where that was the best. A checkpoint holds each ranker's
+    weights and optimiser state, the position and whatever facts the run keeps. Random state needs no file: dropout masks
+    and the order of rows are functions of (seed, epoch, step, rank).
     """
 
     def __init__(self, folder: Path, key: str) -> None:
