@@ -1,7 +1,7 @@
 #!/bin/sh
 # A standalone Spark cluster from the pip package alone, which has no start-master.sh.
 # On the master:       cluster/standalone.sh master HOST
-# On every worker:     cluster/standalone.sh worker HOST CORES MEMORY      (for example: node1 16 96g)
+# On every worker:     cluster/standalone.sh worker HOST CORES MEMORY     (the master's HOST, for example: worker head 32 96g)
 # To try it on one machine, both in the background on 127.0.0.1; then submit with --master spark://HOST:7077.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The weekly run on a cluster: each step with the submit settings that suit it (see the .properties files).
-# Usage: cluster/weekly.sh MASTER CONFIG WEEK [section.key=value ...]
+# The weekly run on a cluster: each step with the submit settings that suit it (see the .properties files; your own copies of them
+# are taken from the folder $UMAIR_SUBMIT).
+# Usage: cluster/weekly.sh MASTER CONFIG WEEK [--dry-run] [--retry-rejects] [section.key=value ...]
 #   cluster/weekly.sh spark://head:7077 conf/cluster.yaml 2026-W10
 #   cluster/weekly.sh yarn conf/cluster.yaml 2026-W10      (the environment: see cluster/README.md)
 # --load-spark-defaults: else spark-submit leaves out spark-defaults.conf, which has the secret, where a properties file is named
@@ -17,14 +18,14 @@ sh cluster/java.sh --check
 run() {
     properties=$1 step=$2
     shift 2
-    spark-submit --load-spark-defaults --master "$master" --properties-file "cluster/$properties.properties" \
+    spark-submit --load-spark-defaults --master "$master" --properties-file "${UMAIR_SUBMIT:-cluster}/$properties.properties" \
         "jobs/$step.py" --config "$config" --week "$week" "$@"
 }
-run embedding ingest_tables "$@"
+run tables ingest_tables "$@"
 run training pretrain_image_encoder "$@"
 run training finetune_text_encoder "$@"
 run embedding embed_images "$@"
 run embedding embed_texts "$@"
-run embedding build_windows "$@"
+run tables build_windows "$@"
 run training train_ranker "$@"
-run embedding evaluate_ranker "$@"
+run training evaluate_ranker "$@"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_site import MAIN, RIVAL, ROWS, Site, make_site, save
 
-from umair.errors import ContractError
+from umair.errors import ContractError, StorageError
 from umair.evaluation.contributions import agreement, read_true_weights, sample_users, user_weights
-from umair.evaluation.scoring import require_numbers, rows_of, score_batches, score_window
+from umair.evaluation.scoring import plan_for, require_numbers, rows_of, score_batches, score_window
 from umair.training.checkpoint import load_ranker
 from umair.training.lookup import COLUMNS, Lookup
 
@@ -66,6 +66,16 @@ def test_rankers_whose_scores_depend_on_the_batch_are_scored_in_that_of_their_va
         plan = replace(site.plan, rankers={"main": save(tmp_path / name, config)}, batch_rows=2_048)
         sizes[name] = [len(batch) for batch in score_batches(iter(table.to_batches()), plan)]
     assert sizes == {"alone": [1_500], "batch_mean": [512, 512, 476]}
+
+
+def test_rows_of_one_s_own_are_scored_by_the_ranker_that_the_weekly_run_names(spark, site, scored):
+    plan = plan_for(site.plan.root, site.rankers / "main", site.plan.features)
+    assert plan.open_features().folder == site.plan.open_features().folder
+    mine, whole = (sorted(row.score_main for row in frame.select("score_main").collect())
+                   for frame in (score_window(spark, site.test_files, plan), scored))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
+    with pytest.raises(StorageError, match=r"no facts\.json"):
+        plan_for(site.plan.root, site.rankers / "no" / "ranker")
 
 
 def test_contribution_weights_sum_to_one_and_match_has_its_modalities(scored):

@@ -99,8 +99,8 @@ EVENTS = Table(
 TERMS = Table(
     name="terms", about="distinct text pairs", key=RAW_TERMS.key, columns=RAW_TERMS.columns)
 REJECTS = Table(
-    name="rejects", about="`ingest_rejects`, `image_rejects`: rows set aside: source table, key, broken rule, offending value; "
-                          "`state` identifies the "
+    name="rejects", about="`ingest_rejects`, `image_rejects`: rows set aside: source table, key, broken rule, offending "
+                          "value; `state` identifies the "
                           "content that was tried (pictures), so that an unchanged one is not tried again",
     key=("table", "key", "rule"), columns="table string, key string, rule string, value string, state string")
 INGEST_REJECTS, IMAGE_REJECTS = "ingest_rejects", "image_rejects"  # two tables with the columns of REJECTS
@@ -123,7 +123,7 @@ WINDOW = Table(
     name="window", about="`window_train`, `window_valid` and `window_test`: one row an interaction. Everything but "
                          "`label` is as of the moment just before `at`: interest "
                          "tags (heaviest first), counters, and the illustrations last bookmarked and last viewed but passed "
-                         "over (most recent first). Lists have a fixed length and end in -1.",
+                         "over (most recent first). Lists have a fixed length and end in -1",
     key=("user_index", "illust_index"),
     columns="user_index int, illust_index int, label int, at timestamp, "
             "long_tags array<int>, long_weights array<float>, short_tags array<int>, short_weights array<float>, "

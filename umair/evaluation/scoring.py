@@ -21,7 +21,7 @@ from umair.config import fingerprint
 from umair.embedding.arrow import vector_column
 from umair.errors import ContractError
 from umair.model.ranker import Ranker, Scores
-from umair.storage import Store, for_spark
+from umair.storage import Store, for_spark, read_facts
 from umair.training.checkpoint import load_ranker
 from umair.training.features import Features, FeatureSource, pack_features
 from umair.training.lookup import COLUMNS, lookups_of
@@ -54,9 +54,21 @@ class ScoringPlan:
         return pack_features(Store(self.root), self.source, Path(self.features))
 
 
-def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -> DataFrame:
-    """Test rows with every ranker's probability.
+def plan_for(root: str | Path, ranker: str | Path, features: str | Path | None = None) -> ScoringPlan:
+    """The plan that scores rows by one ranker, as `score_main`, and opens the packed features of its week.
 
+    `ranker` is the folder that the last line of `jobs/weekly.py` names (`ranker_folder`), `root` that of the configuration,
+    `features` its `training.features` where it has one. Raises StorageError where the ranker's folder is not whole.
+    """
+    source = FeatureSource(**read_facts(Path(ranker).parent)["features"])
+    return ScoringPlan(str(root), source, str(features or Path(root) / "features"), {MAIN: str(ranker)})
+
+
+def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -> DataFrame:
+    """Rows with every ranker's probability. `files`: Parquet with the columns of schema.WINDOW (but `at`), of a test window or
+    one's own, with indices of the plan's week; `label` is handed on, 0 where nobody knows it.
+
+    Raises ContractError, in Spark's, for an index beyond the packed features and a label other than 0 and 1.
     user_index, illust_index, label, illust_views, illust_bookmarks int; has_picture boolean; contribution and match
     array<float>, the weights of the ranker named main (empty where it has none); score_<name> double.
     """
