@@ -65,10 +65,10 @@ def plan_for(root: str | Path, ranker: str | Path, features: str | Path | None =
 
 
 def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -> DataFrame:
-    """Rows with every ranker's probability. `files`: Parquet with the columns of schema.WINDOW (but `at`), of a test window or
-    one's own, with indices of the plan's week; `label` is handed on, 0 where nobody knows it.
+    """Rows with every ranker's probability. `files`: Parquet with the columns of schema.WINDOW (but `at`), of a test window
+    or one's own, with indices of the plan's week; `label` is handed on, 0 where nobody knows it. Raises ContractError,
+    within Spark's error, for an index beyond the packed features and a label other than 0 and 1.
 
-    Raises ContractError, in Spark's, for an index beyond the packed features and a label other than 0 and 1.
     user_index, illust_index, label, illust_views, illust_bookmarks int; has_picture boolean; contribution and match
     array<float>, the weights of the ranker named main (empty where it has none); score_<name> double.
     """
