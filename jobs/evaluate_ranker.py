@@ -21,7 +21,8 @@ def evaluate_ranker(job: Job) -> dict[str, Any]:
     seconds = {step: done.seconds for step in PLAN if (done := job.finished(step))}
     subject = subject_of(job.store, job.week, job.versions, rankers,
                          job.config.training.feature_folder(job.store.root), config.batch_rows, config.threads,
-                         image_root=job.config.raw.image_root, limits=job.config.embed_images.limits, seconds=seconds)
+                         image_root=job.config.raw.image_root, limits=job.config.embed_images.limits, seconds=seconds,
+                         commit=job.made_by)
     with job.phase("evaluate"):
         report, page = evaluate(job.spark, subject, config)
     with job.phase("write"):

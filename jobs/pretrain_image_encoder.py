@@ -35,7 +35,7 @@ def pretrain_image_encoder(job: Job) -> dict[str, Any]:
     before = job.week.end - timedelta(days=pretext.leave_days) if pretext.leave_days else None
     catalogue = Catalogue(list(job.snapshot(ILLUSTRATIONS.name).files), require_root(job.config.raw.image_root),
                           job.snapshot(TERMS.name).files, before)
-    arguments = {"catalogue": catalogue, "encoder": job.config.image_encoder.model_dump(), "pretext": pretext.model_dump(),
+    arguments = {"catalogue": catalogue, "encoder": job.config.image_encoder.model_dump(), "pretext": dict(pretext),
                  "folder": str(folder)}
     with job.phase("train"):
         facts: dict[str, Any] = run_ranks(job.spark, train_pretext, arguments, pretext.ranks, threads=pretext.threads,

@@ -11,7 +11,7 @@ import cloudpickle
 import pytest
 import torch
 
-from umair.errors import ClusterError, ContractError
+from umair.errors import DEFECT, SURROUNDINGS, ClusterError, ConfigError, ContractError
 from umair.training.ranks import Ranks, gathered_buffers, run_ranks, take_device
 from umair.training.terminal import Terminal, connect
 
@@ -105,10 +105,12 @@ def crash_or_die(ranks: Ranks, how: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Horovod's own thread
-@pytest.mark.parametrize(("how", "match"), [("crash", "KeyError: 'lost'"), ("die", "a rank that did not start or died")])
-def test_a_crash_and_a_killed_rank_are_cluster_errors(spark, how, match):
-    with pytest.raises(ClusterError, match=match):
+@pytest.mark.parametrize(("how", "match", "code"), [
+    ("crash", "KeyError: 'lost'", DEFECT), ("die", "a rank that did not start or died", SURROUNDINGS)])
+def test_a_crash_and_a_killed_rank_are_cluster_errors(spark, how, match, code):
+    with pytest.raises(ClusterError, match=match) as raised:
         run_ranks(spark, crash_or_die, {"how": how}, 2)
+    assert raised.value.exit_code == code
 
 
 class JavaError(Exception):
@@ -131,6 +133,16 @@ def test_too_few_slots_fail_before_horovod_waits(spark):
     with pytest.raises(ClusterError, match="found 2 slots, so no free slots for every rank; expected 3 slots"):
         run_ranks(spark, exercise, {"offset": 0}, 3)
     assert time.monotonic() - started < 1
+
+
+def test_seconds_with_a_unit_are_refused(spark):
+    settings = spark.sparkContext._conf
+    settings.set("spark.umair.startSeconds", "10min")
+    try:
+        with pytest.raises(ConfigError, match=r"spark.umair.startSeconds: found '10min'; expected whole seconds"):
+            run_ranks(spark, exercise, {"offset": 0}, 1)
+    finally:
+        settings.set("spark.umair.startSeconds", "120")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

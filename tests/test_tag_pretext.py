@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -290,16 +291,48 @@ def test_it_learns_and_writes_the_encoder(catalogue: tuple[list[str], str], tmp_
     assert load_image_encoder(tmp_path / "encoder").semantic_width == facts["semantic_width"] == 24
 
 
-def test_an_encoder_that_could_read_next_to_nothing_is_not_kept(catalogue: tuple[list[str], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint_steps", [1, 500])
+def test_an_encoder_that_could_read_next_to_nothing_is_not_kept(catalogue: tuple[list[str], str], tmp_path: Path,
+                                                                checkpoint_steps: int) -> None:
     """An empty folder where the store of the pictures should be mounted: one picture is inline, the others are not there."""
     (tmp_path / "images").mkdir()
-    given = arguments((catalogue[0], str(tmp_path / "images")), tmp_path / "encoder", checkpoint_steps=1, epochs=2)
-    with pytest.raises(ContractError, match=r"raw.image_root, of rank 0: found 99.5% of 190 that cannot be read, most by rule "
+    given = arguments((catalogue[0], str(tmp_path / "images")), tmp_path / "encoder", checkpoint_steps=checkpoint_steps, epochs=2)
+    with pytest.raises(ContractError, match=r"raw.image_root, of rank 0: found \d+ of \d+ that cannot be read, most by rule "
                                             r"missing_file; expected at most 20.0% \(pretext.max_reject_share\)"):
         train_pretext(Ranks(), **given)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]  # nor a checkpoint from which a next run would go on
-    given["pretext"]["max_reject_share"] = 0.995
+    given["pretext"]["max_reject_share"] = 1.0
     assert train_pretext(Ranks(), **given)["broken_pictures"]["missing_file"] > 189
+
+
+def test_a_store_that_goes_away_leaves_the_checkpoints_of_before(catalogue: tuple[list[str], str], tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second epoch and started again where the pictures are not mounted: what was learnt stays, and goes on."""
+    images = tmp_path / "images"
+    shutil.copytree(catalogue[1], images)
+    given = arguments((catalogue[0], str(images)), tmp_path / "encoder", epochs=3, checkpoint_steps=3)
+    whole = train_pretext(Ranks(), **{**given, "folder": str(tmp_path / "whole")})
+    backward = PretextRun._backward
+
+    def killed(run: PretextRun, number: int, batch: Any) -> float:
+        if run.done == run.steps_an_epoch + 3:
+            raise Killed
+        return backward(run, number, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretextRun, "_backward", killed)
+        with pytest.raises(Killed):
+            train_pretext(Ranks(), **given)
+    before = sorted(path.name for path in (tmp_path / "encoder-checkpoints").rglob("step-*"))
+    images.rename(tmp_path / "away")
+    images.mkdir()
+    with pytest.raises(ContractError, match="that cannot be read, most by rule missing_file"):
+        train_pretext(Ranks(), **given)
+    assert sorted(path.name for path in (tmp_path / "encoder-checkpoints").rglob("step-*")) == before
+    images.rmdir()
+    (tmp_path / "away").rename(images)
+    again = train_pretext(Ranks(), **given)
+    assert again["fingerprint"] == whole["fingerprint"]
 
 
 def test_the_same_seed_gives_the_same_encoder(catalogue: tuple[list[str], str], tmp_path: Path) -> None:

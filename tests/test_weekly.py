@@ -141,7 +141,7 @@ def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> 
     assert run.code == 0, run.text[-4000:]
     assert json.loads(run.text.strip().splitlines()[-1])["steps_run"] == would_run
     report = json.loads((store.root / "report" / NEXT_WEEK / "report.json").read_text(encoding="utf-8"))
-    assert report["last_week"].startswith(f"{WEEK}/")
+    assert report["ranker_before"].startswith(f"{WEEK}/")
     added = [file for file in store.snapshot("image_vectors").files if file not in vectors.files]
     new_ids = [id_ for file in added for id_ in pq.read_table(file).column("illust_id").to_pylist()]
     new = set(rows_of(store, "illustrations")) - seen

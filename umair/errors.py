@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-BAD_INPUT, SURROUNDINGS = 2, 4  # exit codes: somebody must change the input or the configuration; the same line may do later
+DEFECT, BAD_INPUT, SURROUNDINGS = 1, 2, 4  # exit codes: a fault of the program; input or configuration that most likely
+#                                            somebody must mend; machines, so that the same line may do later
 
 
 class UmairError(Exception):

@@ -68,7 +68,10 @@ def present_commit() -> str:
     """The commit of the working tree, with + when something is changed other than evidence, which an earlier command of the
     same run may have written; of a copy without git, what UMAIR_COMMIT says."""
     def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=ROOT).stdout
+        try:
+            return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=ROOT).stdout
+        except OSError:  # no such program
+            return ""
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{place}" for place in WRITTEN)).strip()
     commit = git("rev-parse", "--short", "HEAD").strip()
@@ -91,7 +94,7 @@ def _program(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return ast.dump(tree)
+    return ast.dump(tree).replace(", type_params=[]", "")  # which Python 3.12 adds
 
 
 def machine_kind() -> str:

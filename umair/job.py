@@ -123,6 +123,7 @@ class Job:
     def __init__(self, config: Config, week: Week) -> None:
         self.config, self.week, self.store = config, week, Store(config.root)
         self.phases: dict[str, float] = {}  # seconds by phase of the current step
+        self.made_by = present_commit()  # of umair; asked now, as a checkout may change while a job runs
         self.again = {"embed_images"} if config.embed_images.retry_rejects else set[str]()  # steps to run though finished
 
     @cached_property
@@ -222,7 +223,7 @@ def run_step(job: Job, step: StepFunction) -> Step:
         outputs = step(job)
         phases = {phase: round(seconds, 3) for phase, seconds in job.phases.items()}
         record = Step(name, job.ledger_week(name), job.key(name), round(time.time() - started, 3),
-                      {**outputs, "phases": phases, "commit": present_commit()}, time.time())
+                      {**outputs, "phases": phases, "commit": job.made_by}, time.time())
         job.store.record(record)
     job.again.discard(name)
     log.info("%s %s: done in %.1f s", name, job.week, record.seconds)

@@ -76,7 +76,7 @@ def count_copies(data: Path, table: pa.Table) -> int:
 
 def _train(spark: Any, config: Config, catalogue: Catalogue, seed: int) -> dict[str, Any]:
     pretext = config.pretext.model_copy(update={"seed": seed})
-    arguments = {"catalogue": catalogue, "encoder": config.image_encoder.model_dump(), "pretext": pretext.model_dump(),
+    arguments = {"catalogue": catalogue, "encoder": config.image_encoder.model_dump(), "pretext": dict(pretext),
                  "folder": str(Path(config.root).absolute() / f"encoder-{seed}")}
     facts: dict[str, Any] = run_ranks(spark, train_pretext, arguments, pretext.ranks, threads=pretext.threads, device=pretext.device)[0]
     return {"seed": seed, **facts}

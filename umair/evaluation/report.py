@@ -36,7 +36,6 @@ from umair.evaluation.references import (
 from umair.evaluation.scoring import require_numbers, score_window
 from umair.evaluation.slices import SLICES, calibration, mark_slices, score_columns, slice_figures
 from umair.evaluation.subject import Subject
-from umair.evidence import present_commit
 from umair.metrics import Calibration
 from umair.storage import for_spark, write_atomically
 from umair.training.checkpoint import load_ranker
@@ -86,10 +85,10 @@ def evaluate(spark: SparkSession, subject: Subject, config: EvaluationConfig) ->
         rows.unpersist()
     report = {"week": subject.week, **measures, "content": content,
               "calibration": figures.calibration_values(calibrated), **told, "rankers": list(subject.plan.rankers),
-              "last_week": subject.last_week,
+              "ranker_before": subject.ranker_before,
               "rows": {**subject.rows, "test": total}, "ranks": subject.training["ranks"],
               "ranker": _ranker_facts(subject.training, total / scoring),
-              "versions": {"packages": _packages(), "tables": subject.versions},
+              "versions": {"packages": _packages(subject.commit), "tables": subject.versions},
               "seconds": {**subject.seconds, "evaluate_ranker": round(time.perf_counter() - started, 3)}}
     return report, render(report, shown)
 
@@ -192,8 +191,8 @@ def _ranker_facts(training: dict[str, Any], scored_per_second: float) -> dict[st
             "shared_buckets": own["shared_buckets"]}
 
 
-def _packages() -> dict[str, str]:
-    found = {"python": platform.python_version(), "umair": present_commit()}
+def _packages(commit: str) -> dict[str, str]:
+    found = {"umair": commit, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

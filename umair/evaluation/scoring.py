@@ -58,16 +58,18 @@ def plan_for(root: str | Path, ranker: str | Path, features: str | Path | None =
     """The plan that scores rows by one ranker, as `score_main`, and opens the packed features of its week.
 
     `ranker` is the folder that the last line of `jobs/weekly.py` names (`ranker_folder`), `root` that of the configuration,
-    `features` its `training.features` where it has one. Raises StorageError where the ranker's folder is not whole.
+    `features` its `training.features` where it has one. Raises StorageError and ContractError as `load_ranker`.
     """
-    source = FeatureSource(**read_facts(Path(ranker).parent)["features"])
-    return ScoringPlan(str(root), source, str(features or Path(root) / "features"), {MAIN: str(ranker)})
+    ranker, features = Path(ranker).absolute(), Path(features or Path(root) / "features").absolute()
+    source = FeatureSource(**read_facts(ranker.parent)["features"])
+    load_ranker(ranker)  # here, and not only in Spark's workers, it is said when it cannot be
+    return ScoringPlan(str(Path(root).absolute()), source, str(features), {MAIN: str(ranker)})
 
 
 def score_window(spark: SparkSession, files: Sequence[str], plan: ScoringPlan) -> DataFrame:
-    """Rows with every ranker's probability. `files`: Parquet with the columns of schema.WINDOW (but `at`), of a test window
-    or one's own, with indices of the plan's week; `label` is handed on, 0 where nobody knows it. Raises ContractError,
-    within Spark's error, for an index beyond the packed features and a label other than 0 and 1.
+    """Rows with every ranker's probability. `files`: Parquet that all nodes see, with the columns of schema.WINDOW but `at`,
+    of a test window or one's own, with indices of the plan's week; `label` is handed on, 0 where nobody knows it. Raises
+    ContractError, within Spark's error, for an index beyond the packed features and a label other than 0 and 1.
 
     user_index, illust_index, label, illust_views, illust_bookmarks int; has_picture boolean; contribution and match
     array<float>, the weights of the ranker named main (empty where it has none); score_<name> double.

@@ -36,16 +36,17 @@ class Subject:
     rows: dict[str, int] = field(default_factory=dict)  # by table
     versions: dict[str, int] = field(default_factory=dict)  # by table
     seconds: dict[str, float] = field(default_factory=dict)  # by finished step
+    commit: str = "unknown"  # of umair
 
     @property
-    def last_week(self) -> str | None:
+    def ranker_before(self) -> str | None:
         """Week and key of the ranker before it, `2026-W10/0123456789ab`; None where none is compared."""
         folder = self.plan.rankers.get(LAST_WEEK)
         return None if folder is None else "/".join(Path(folder).parts[-3:-1])
 
 
 def rankers_of(folder: Path, earlier: Sequence[Path]) -> dict[str, str]:
-    """Name -> folder: the ranker, its rivals, and as last week's ranker the first of `earlier` that can be compared: that
+    """Name -> folder: the ranker, its rivals, and as the one before it the first of `earlier` that can be compared: that
     is there, reads the same vectors and can be loaded. A warning says, once a reason, why those before it cannot, and where
     none can that the verdict is without a comparison."""
     facts = read_facts(folder)
@@ -74,7 +75,7 @@ def _hindrance(before: Path, facts: dict[str, Any]) -> str | None:
     try:
         load_ranker(before / MAIN)
     except UmairError as error:  # of another version of this package
-        return str(error)
+        return f"found {error.found}"
     return None
 
 
@@ -96,7 +97,7 @@ def rankers_before(store: Store, week: Week, key: str, windows: str) -> list[Pat
 def subject_of(store: Store, week: Week, versions: dict[str, int], rankers: dict[str, str], features: Path, batch_rows: int,
                threads: int, **told: Any) -> Subject:
     """The subject of one week. `versions` of tables are those that this week's steps left; `told` goes on to Subject:
-    image_root, limits, seconds.
+    image_root, limits, seconds, commit.
 
     Raises StorageError for a missing table or ranker.
     """

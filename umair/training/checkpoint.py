@@ -20,6 +20,7 @@ from umair.model.ranker import Ranker, RankerConfig, UmairRanker
 from umair.storage import read_facts, write_folder
 
 KEPT = 2  # newest checkpoints of a run
+LAYOUT = 2  # of a run's checkpoints; those of another one are not taken up
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
 

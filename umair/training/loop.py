@@ -23,7 +23,7 @@ from umair.metrics import LogLoss, auc
 from umair.model.ranker import RankerConfig, count_parameters
 from umair.storage import Store, write_folder
 from umair.training.buckets import shared_buckets
-from umair.training.checkpoint import Checkpoints, Position, build_ranker, load_ranker, save_ranker
+from umair.training.checkpoint import LAYOUT, Checkpoints, Position, build_ranker, load_ranker, save_ranker
 from umair.training.features import Features, pack_features
 from umair.training.feed import Feed
 from umair.training.inputs import TrainingInputs
@@ -142,7 +142,7 @@ class _Run:
     def _checkpoints(self, ranker: RankerConfig, code: str) -> Checkpoints:
         """Below a folder that stands for what is trained, and there for rows and code; who trains it does not count."""
         run = fingerprint([self.config.by_whomever(), ranker])
-        rows = fingerprint([self.inputs.source.key, self.inputs.rows_by_file, *([code] if code else [])])
+        rows = fingerprint([LAYOUT, self.inputs.source.key, self.inputs.rows_by_file, *([code] if code else [])])
         return Checkpoints(self.folder.with_name(f"checkpoints-{run}"), rows)
 
     def resume(self, place: dict[str, Any]) -> None:

@@ -33,12 +33,12 @@ class PictureCache:
     """The pictures of the rows of `sources` (columns image, image_content), as uint8 [size, size, 3].
 
     The first rows that fit into `most_bytes` of temporary disk are decoded once, the others each time they are asked for.
-    `broken` counts the unreadable ones by rule, each once.
+    `asked` counts the rows that were asked for, again and again; `broken` the unreadable ones by rule, each once.
     """
 
     def __init__(self, sources: pa.Table, image_root: str, size: int, limits: PictureLimits, *, threads: int,
                  most_bytes: int) -> None:
-        self.broken: Counter[str] = Counter()
+        self.asked, self.broken = 0, Counter[str]()
         self._sources, self._root, self._size, self._limits = sources, image_root, size, limits
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._state_N = np.full(len(sources), UNSEEN, dtype=np.uint8)
@@ -53,6 +53,7 @@ class PictureCache:
 
     def read(self, row_B: NDArray[np.int64]) -> PictureRows:
         """The pictures of these rows, from the kept ones or decoded now."""
+        self.asked += len(row_B)
         pictures_BHWC = np.zeros((len(row_B), self._size, self._size, 3), dtype=np.uint8)
         kept_B = self._state_N[row_B] == KEPT
         pictures_BHWC[kept_B] = self._kept_NHWC[row_B[kept_B]]

@@ -31,6 +31,7 @@ from umair.training.tag_pretext import PretextConfig, TagModel, artist_loss, aug
 from umair.training.tagged_pictures import Catalogue, TaggedPictures, open_tagged
 
 CURVE_POINTS = 60  # of the loss curve, however long the training
+REJECT_ALLOWANCE = 10  # unreadable pictures that are let pass in any case, where they are not more than half
 ORDER, CHANCE, DROPPED = range(3)  # streams of random numbers: order of an epoch; augmentation, dropped paths of a batch
 
 
@@ -168,26 +169,28 @@ class PretextRun:
                                   "lower it, for example to a tenth")
             self.curve.append([self._pictures(self.done), round(loss, 5)])
             self._losses.clear()
-        if self.done in (self.steps_an_epoch, self.steps):  # every picture has been asked for once
+        save = self.done % self.config.checkpoint_steps == 0 and self.done < self.steps
+        if save or self.done == self.steps:  # on every rank at the same step
             self._require_readable()
-        if self.done % self.config.checkpoint_steps == 0 and self.done < self.steps:
+        if save:
             self._save()
 
     def _require_readable(self) -> None:
-        """An encoder that saw nothing must not be kept: it would embed the whole catalogue, now and in every later week."""
-        broken = self.ranks.gather(dict(self.train.pictures.broken))
-        shares = [sum(counts.values()) / len(self.train) for counts in broken]
-        worst = max(range(len(shares)), key=shares.__getitem__)
-        if shares[worst] <= self.config.max_reject_share:
+        """Neither a checkpoint nor an encoder is kept of a training that sees next to nothing: it would embed the whole
+        catalogue, now and in every later week. Counted are the pictures asked for since training last started."""
+        pictures = self.train.pictures
+        broken, read = zip(*self.ranks.gather([dict(pictures.broken), min(pictures.asked, len(self.train))]), strict=True)
+        counts = [sum(by_rule.values()) for by_rule in broken]
+        worst = max(range(len(counts)), key=lambda rank: counts[rank] / max(1, read[rank]))
+        asked = read[worst]
+        if counts[worst] <= max(self.config.max_reject_share * asked, min(REJECT_ALLOWANCE, asked // 2)):
             return
-        if self.ranks.index == 0:
-            self.checkpoints.remove()  # they have seen as little
         rule = max(broken[worst], key=broken[worst].__getitem__)
         raise ContractError(f"pictures below raw.image_root, of rank {worst}",
-                            f"{shares[worst]:.1%} of {len(self.train)} that cannot be read, most by rule {rule}",
+                            f"{counts[worst]} of {asked} that cannot be read, most by rule {rule}",
                             f"at most {self.config.max_reject_share:.1%} (pretext.max_reject_share)",
-                            "look whether the folder is mounted on that rank's node, mend the pictures or raise the share; "
-                            "nothing was kept")
+                            "look whether the folder is mounted on that rank's node, mend the pictures or raise the share, "
+                            "and run again: training goes on from the last checkpoint before, if there is one")
 
     def _save(self) -> None:
         """The first rank writes a checkpoint at the present position; the others wait for it."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from umair import errors
 from umair.devices import choose_gpu, task_slots
-from umair.errors import ClusterError, UmairError
+from umair.errors import DEFECT, ClusterError, ConfigError, UmairError
 from umair.training.terminal import Address, Terminal, connect
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[st
     """
     from horovod.spark import run
 
-    start_seconds = start_seconds or int(spark.sparkContext.getConf().get(*START_SECONDS))
+    start_seconds = start_seconds or _start_seconds(spark)
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)  # where an archive brings it, not at the driver's path
     _require_slots(spark, count, start_seconds)
     host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
@@ -198,6 +198,14 @@ def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[st
 
 
 # ---------------------------------------------------------------- in the driver
+def _start_seconds(spark: SparkSession) -> int:
+    said = str(spark.sparkContext.getConf().get(*START_SECONDS))
+    if not said.isdecimal() or int(said) == 0:
+        raise ConfigError(START_SECONDS[0], repr(said), "whole seconds, without a unit",
+                          "correct it where Spark is submitted, for example in cluster/training.properties")
+    return int(said)
+
+
 def _require_slots(spark: SparkSession, count: int, seconds: int) -> None:
     """Raises ClusterError unless `count` tasks can run at once; Horovod would wait for them in silence. Executors of a
     cluster register one by one after the session has started: they have `seconds` for that."""
@@ -231,9 +239,11 @@ def _raise_first_error(outcomes: list[dict[str, Any]]) -> None:
     for rank, outcome in enumerate(outcomes):
         if "crash" in outcome:
             log.error("rank %d:\n%s", rank, outcome["crash"])
-            raise ClusterError(f"rank {rank} of {len(outcomes)}", outcome["crash"].strip().splitlines()[-1],
-                               "a rank that runs to its end",
-                               "see the traceback above; it is most likely a fault of the program")
+            crash = ClusterError(f"rank {rank} of {len(outcomes)}", outcome["crash"].strip().splitlines()[-1],
+                                 "a rank that runs to its end",
+                                 "see the traceback above; it is most likely a fault of the program")
+            crash.exit_code = DEFECT
+            raise crash
     stopped = [rank for rank, outcome in enumerate(outcomes) if "stopped" in outcome]
     if stopped:
         raise ClusterError(f"ranks {stopped}", f"a lost connection ({outcomes[stopped[0]]['stopped']})",

@@ -31,7 +31,8 @@ class PretextConfig(TaggedConfig):
     accumulate: int = Field(1, gt=0)  # forward passes whose gradients are added up, in each rank, for one step of Adam
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; sums, losses and weights stay float32
     checkpoint_steps: int = Field(500, gt=0)  # between checkpoints, from which a killed run goes on
-    max_reject_share: float = Field(0.2, ge=0, le=1)  # of a rank's pictures that cannot be read; more, and nothing is kept
+    max_reject_share: float = Field(0.2, ge=0, le=1, exclude=True)  # of a rank's pictures that cannot be read; more, and the
+    #                               training ends. No part of the step's key
     learning_rate: float = Field(1e-3, gt=0)  # of Adam, at its highest; not scaled by the number of ranks
     warm_up: float = Field(0.05, ge=0, lt=1)  # share of the steps until then; afterwards a cosine down to 0
     loss: Literal["bce", "focal"] = "bce"  # of a tag: binary cross-entropy, or the same with sure ones weighing less

@@ -14,9 +14,9 @@ KEY = ("user_index", "illust_index")
 def deal(rows: DataFrame, files: int, seed: int) -> DataFrame:
     """Adds `place` (a random order within each split) and `ticket` (what `one_file_a_partition` moves a row by).
 
-    rows: user_index, illust_index, split and anything else; distinct in (user_index, illust_index), since the order is
-    by a hash of that pair and the seed. The places of a split follow each other, so dealing them out in turn gives
-    each of `files` the same number of rows, or one more.
+    rows: user_index, illust_index, split and anything else; distinct in (user_index, illust_index) within a split, since
+    the order is by a hash of that pair and the seed. The places of a split follow each other, so dealing them out in turn
+    gives each of `files` the same number of rows, or one more.
     """
     lot = rows.withColumn("lot", F.xxhash64(F.lit(seed), *KEY))
     pieces = lot.withColumn("piece", F.concat_ws("-", "split", F.lpad(F.pmod("lot", F.lit(PIECES)).cast("string"), 4, "0")))
