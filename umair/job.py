@@ -212,7 +212,8 @@ def run_step(job: Job, step: StepFunction) -> Step:
     name = step.__name__
     done = job.finished(name)
     if done:
-        log.info("%s %s: already finished, nothing to do", name, job.week)
+        made = f"; its ranker: {done.outputs['ranker']}" if "ranker" in done.outputs else ""
+        log.info("%s %s: already finished, nothing to do%s", name, job.week, made)
         return done
     with _sole_run(job, name):
         done = job.finished(name)  # by another run, between the question above and the lock
