@@ -189,7 +189,7 @@ def test_last_week_s_ranker_takes_part_where_it_reads_the_same_vectors(site, tmp
     config.write_text(config.read_text().replace('"ranker": {', '"ranker": {"of_another_version": 1, '))
     assert set(rankers_of(site.rankers, earlier)) == {"main", "id_only"}
     said = [record.getMessage().partition(" is not compared: ")[2][:30] for record in caplog.records]
-    assert said[-4:] == ["it is not there any more", "it reads other vectors (image_", "found no usable config.json (1 ", ""]
+    assert said[-4:] == ["it is not there any more", "it reads other vectors (image_", "found no usable config.json (1", ""]
     assert caplog.messages[-1].startswith("no ranker of an earlier week can be compared")
     assert "it reads other vectors (titles)" in caplog.text
 
