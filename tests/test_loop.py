@@ -262,6 +262,12 @@ def test_fewer_files_than_ranks_and_batches_of_one_row_are_refused(store, tmp_pa
     few = draw_store(tmp_path / "few", rows=5, files=2)
     with pytest.raises(ContractError, match="5 rows a rank in 3 steps: a batch of one row"):
         train_rankers(Ranks(), **arguments(few, tmp_path / "y", batch=2, ranks=1))
+    even = draw_store(tmp_path / "even", rows=8, files=2)
+    given = {"batch": 2, "ranks": 1, "accumulate": 2, "epochs": 1}
+    with pytest.raises(ContractError, match=r"8 rows a rank in 4 steps: a batch of 2 rows; expected 4 rows or more in every batch, "
+                                            r"for batch norm in 2 parts \(training.accumulate\)"):
+        train_rankers(Ranks(), **arguments(even, tmp_path / "z", **given, share_moments=True))
+    train_rankers(Ranks(), **arguments(even, tmp_path / "z", **given))  # one rank's own moments wait for nobody
 
 
 def test_an_exact_ranker_has_a_bucket_for_each_or_says_how_many_it_needs(store, tmp_path):

@@ -127,7 +127,7 @@ class _Run:
         features = self._timed("pack", lambda: pack_features(Store(root), inputs.source, config.feature_folder(root)))
         self.plan = plan_epoch(inputs.rows_by_file["train"], ranks.count, ranks.index, config.batch // ranks.count,
                                "window_train")
-        _refuse_single_rows(self.plan.rows_by_rank, self.plan.steps)
+        _refuse_small_batches(self.plan.rows_by_rank, self.plan.steps, config.accumulate if config.share_moments else 1)
         self.features = features
         self.shared = {name: _shared_buckets(name, each, features) for name, each in rankers.items()}
         self.trainees = {name: Trainee.fresh(name, each, features, ranks, config) for name, each in rankers.items()}
@@ -366,10 +366,16 @@ def _shared_buckets(name: str, config: RankerConfig, features: Features) -> dict
     return shared
 
 
-def _refuse_single_rows(rows_by_rank: list[int], steps: int) -> None:
-    if min(rows_by_rank) < 2 * steps:
-        raise ContractError("table 'window_train'", f"{min(rows_by_rank)} rows a rank in {steps} steps: a batch of one row",
-                            "2 rows or more in every batch, for batch norm", "use a larger training.batch or fewer ranks")
+def _refuse_small_batches(rows_by_rank: list[int], steps: int, parts: int) -> None:
+    """Batch norm wants two rows in every part; with moments over all ranks every rank must have as many `parts` as the
+    others, which would else wait for it for ever."""
+    fewest = min(rows_by_rank) // steps
+    if fewest < 2 * parts:
+        raise ContractError("table 'window_train'", f"{min(rows_by_rank)} rows a rank in {steps} steps: a batch of "
+                            f"{'one row' if fewest == 1 else f'{fewest} rows'}",
+                            f"{2 * parts} rows or more in every batch, for batch norm"
+                            + (f" in {parts} parts (training.accumulate)" if parts > 1 else ""),
+                            "use a larger training.batch or fewer ranks" + (", or fewer parts" if parts > 1 else ""))
 
 
 def _spell(measure: dict[str, float | None]) -> str:
