@@ -5,7 +5,7 @@ WEEK ?= 2026-W10
 DATA ?= data/movielens_posters
 SEEDS ?= 0 1 2
 JAVA := sh cluster/java.sh --check
-RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark"
 # on one machine a short run gains most from a JVM that compiles lightly and collects on one core
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON

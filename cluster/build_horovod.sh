@@ -32,7 +32,7 @@ chmod +x "$work/cxx17"
 cores=$(getconf _NPROCESSORS_ONLN)
 path=$PATH
 if [ -z "${HOROVOD_GPU_OPERATIONS:-}" ]; then  # a torch with CUDA beside an nvcc makes Horovod look for a whole CUDA toolkit
-    path=$(printf '%s' "$PATH" | tr ':' '\n' | while read -r folder; do [ -x "$folder/nvcc" ] || printf '%s:' "$folder"; done)
+    path=$(printf '%s\n' "$PATH" | tr ':' '\n' | while read -r folder; do [ -x "$folder/nvcc" ] || printf '%s:' "$folder"; done)
     path=${path%:}
     unset CUDA_HOME CUDA_PATH
     # and torch looks into this folder unasked; a build for the CPU must not see it

@@ -7,7 +7,12 @@ if ! command -v nvidia-smi >/dev/null 2>&1; then
     echo "submit without spark.*.resource.gpu.* settings." >&2
     exit 2
 fi
-nvidia-smi --query-gpu=index --format=csv,noheader |
+if ! found=$(nvidia-smi --query-gpu=index --format=csv,noheader); then  # which writes its errors to where its answers go
+    echo "discover_gpus.sh: found a driver that fails on $(hostname) ($found); expected a list of GPUs. What to do: mend the" >&2
+    echo "driver, or submit without spark.*.resource.gpu.* settings." >&2
+    exit 2
+fi
+printf '%s\n' "$found" |
     awk 'BEGIN { printf "{\"name\": \"gpu\", \"addresses\": [" }
-         { printf "%s\"%s\"", (NR > 1 ? ", " : ""), $1 }
+         /^[0-9]+$/ { printf "%s\"%s\"", (count++ ? ", " : ""), $1 }
          END { print "]}" }'

@@ -14,7 +14,7 @@ master)
     exec spark-class org.apache.spark.deploy.master.Master --host "$host" --port 7077 --webui-port 8080 ;;
 worker)
     if command -v nvidia-smi >/dev/null 2>&1; then
-        SPARK_WORKER_OPTS="-Dspark.worker.resource.gpu.amount=$(nvidia-smi -L | wc -l) \
+        SPARK_WORKER_OPTS="-Dspark.worker.resource.gpu.amount=$(nvidia-smi -L | grep -c '^GPU ' || true) \
 -Dspark.worker.resource.gpu.discoveryScript=$here/discover_gpus.sh"
         export SPARK_WORKER_OPTS
     fi

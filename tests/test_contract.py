@@ -272,6 +272,15 @@ def test_the_limit_is_a_share_of_the_rows_that_are_there():
         "if such rows are to be left out")
 
 
+def test_a_term_of_blanks_alone_is_none(spark, tmp_path):
+    """As a text it would be the partner of all that it stands beside, and make one thing of them."""
+    texts = ["cat", " ", "\u3000", "\u00a0\t", "\u200b", "\ufeff", "猫", "🐈"]
+    pq.write_table(pa.table({"lang_a": ["en"] * 8, "text_a": texts, "lang_b": ["ja"] * 8, "text_b": ["x"] * 8, "kind": ["tag"] * 8}),
+                   tmp_path / "terms.parquet")
+    frame = judged(spark, tmp_path, RAW_TERMS)
+    assert {row.text_a for row in kept_rows(frame).collect()} == {"cat", "猫", "🐈"}
+
+
 def test_free_rules_do_not_count():
     terms = counts(table="terms", set_aside=90, duplicate_key=90)
     check_tally(terms, RAW_TERMS, 0.05, free=("duplicate_key",))

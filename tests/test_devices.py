@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from pyspark.sql import SparkSession
@@ -53,3 +57,19 @@ def test_a_gpu_is_asked_for_before_any_work(spark: SparkSession) -> None:
 
 def test_a_cpu_asks_nobody() -> None:
     assert device_of_task("embed_texts.device", "cpu") == "cpu"
+
+
+@pytest.mark.parametrize(("says", "ends", "addresses"), [("0\n1\n", 0, ["0", "1"]), ("NVIDIA-SMI has failed because of the driver\n", 9, None)])
+def test_spark_is_told_of_the_gpus_that_work(tmp_path: Path, says: str, ends: int, addresses: list[str] | None) -> None:
+    """A broken driver writes its complaint to where its answers go: a node with a GPU named NVIDIA-SMI would be given tasks."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\nprintf '{says}'\nexit {ends}\n", encoding="utf-8")
+    smi.chmod(0o755)
+    done = subprocess.run(["/bin/sh", str(Path(__file__).parent.parent / "cluster/discover_gpus.sh")], capture_output=True, text=True,
+                          check=False, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    if addresses is None:
+        assert done.returncode == 2
+        assert "found a driver that fails" in done.stderr
+        assert "has failed because of the driver" in done.stderr
+    else:
+        assert json.loads(done.stdout) == {"name": "gpu", "addresses": addresses}

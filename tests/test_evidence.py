@@ -88,11 +88,16 @@ def test_a_digest_of_code_knows_programs_and_no_words(tmp_path: Path, monkeypatc
 
     def digest(source: str) -> str:
         (tmp_path / "part.py").write_text(source, encoding="utf-8")
+        code_digest.cache_clear()
         return code_digest("part.py")
 
     first = digest('def half(x):\n    """One half."""\n    return x / 2\n')
     assert digest('# a remark\ndef half(x):\n\n    """Half of it."""\n    return (x / 2)\n') == first
-    assert digest('def half(x):\n    """One half."""\n    return x / 3\n') != first
+    other = digest('def half(x):\n    """One half."""\n    return x / 3\n')
+    assert other != first
+    (tmp_path / "part.py").write_text("def half(x):\n    return x / 2\n", encoding="utf-8")
+    assert code_digest("part.py") == other  # of what this process has imported, whatever is put beside it since
+    code_digest.cache_clear()
 
 
 # ---------------------------------------------------------------- examples

@@ -282,6 +282,13 @@ def test_a_pack_that_is_not_whole_is_refused(features):
         Features.open(features.folder)
 
 
+def test_a_file_that_is_gone_from_a_pack_is_said(features):
+    """Somebody cleared the disk of a node."""
+    (features.folder / "style.npy").unlink()
+    with pytest.raises(StorageError, match=r"style\.npy: found no readable file .* expected a whole pack.*remove the folder"):
+        Features.open(features.folder)
+
+
 @pytest.mark.parametrize(("name", "change", "expected"), [
     ("semantic", lambda of_ID: of_ID[:-1], r"expected {illustrations} rows of {semantic} numbers, as facts\.json says"),
     ("text", lambda of_ID: of_ID[:, :-1], r"expected {illustrations} rows of {text} numbers"),

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 from test_experiments import ROOT, SMALL
 
@@ -20,7 +22,7 @@ from umair.config import load_config
 from umair.errors import ClusterError, ConfigError, ContractError
 from umair.experiments.data import open_training
 from umair.experiments.run import alone
-from umair.experiments.search import SearchConfig, _as_yaml, _open_study, run_search
+from umair.experiments.search import SearchConfig, _as_yaml, _open_study, _tell, _tried, run_search
 from umair.job import Config
 from umair.storage import read_facts
 from umair.training.inputs import TrainingInputs
@@ -127,6 +129,17 @@ def test_a_trial_that_diverges_counts_as_tried_and_the_search_goes_on(tmp_path, 
     assert "trials, none: ranker 'main', step" in caplog.text
     with pytest.raises(ContractError, match=r"2 trials, none of which came to its end; .*narrow the space; the first said: ranker 'main'"):
         run_search(written(tmp_path, space={"training.learning_rate": [1e38]}, trials=2), tmp_path / "out", processes=2)
+
+
+def test_a_trial_too_large_for_the_gpu_counts_as_tried(tmp_path):
+    """Or each later run would try the same values first, and end with them."""
+    import optuna
+
+    study, future = optuna.create_study(), Future()
+    future.set_exception(torch.OutOfMemoryError("CUDA out of memory"))
+    trial = study.ask()
+    assert _tell(study, trial, future) == "none: CUDA out of memory"
+    assert (study.trials[0].state.name, _tried(study)) == ("FAIL", 1)
 
 
 def test_nothing_is_something_to_try(tmp_path):

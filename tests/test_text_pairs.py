@@ -72,6 +72,13 @@ def test_a_pair_counts_once_whichever_way_round_and_never_with_itself(tmp_path):
     assert [sorted(terms.partners_of(text)) for text in range(3)] == [[1, 2], [0], [0]]
 
 
+def test_a_text_of_blanks_joins_nothing(tmp_path):
+    """Tables taken in before the contract knew wide and zero-width blanks may hold some."""
+    blanks = ["\u3000", "\u200b", "\ufeff \u00a0"]
+    terms = read_text_pairs([write_terms(tmp_path / "t", [("a", "b"), *[(f"name {blank!r}", blank) for blank in blanks]])])
+    assert [terms.texts_at(pair) for pair in terms.pair_N2] == [["a", "b"]]
+
+
 def test_the_order_of_files_and_rows_changes_nothing(tmp_path):
     pairs = coloured_things()
     forward = read_text_pairs([write_terms(tmp_path / "a", pairs[:30]), write_terms(tmp_path / "b", pairs[30:])])
@@ -308,6 +315,8 @@ def test_recall_by_hand(tmp_path):
     assert summary_of(rank_pairs(table, terms, np.arange(0))) == {"pairs": 0, "by": {}}
     same = Table({text: [1, 1] for text in "apqbrcs"})
     assert summary_of(rank_pairs(same, terms, np.array([0, 2])))["recall_at_1"] == 0  # equal vectors are no hit
+    broken = lambda texts: np.full((len(texts), 2), np.nan, np.float32)  # noqa: E731
+    assert summary_of(rank_pairs(broken, terms, np.array([0, 2])))["recall_at_1"] == 0  # nor is what is no number
 
 
 def test_groups_ask_among_themselves(tmp_path):

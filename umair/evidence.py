@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -78,9 +79,11 @@ def present_commit() -> str:
     return commit + ("+" if changed else "") if commit else os.environ.get("UMAIR_COMMIT", "unknown")
 
 
+@functools.cache
 def code_digest(*parts: str) -> str:
     """Stands for Python files of the package, named singly or by folder: what was computed depends on them. Comments,
-    docstrings and layout do not count: they change no figure."""
+    docstrings and layout do not count: they change no figure. A process keeps its first answer, as it keeps the modules that
+    it has imported: who trains for hours would else be taken for the code that somebody has put beside it since."""
     package = Path(__file__).parent
     files = [file for part in parts for file in ([package / part], (package / part).rglob("*.py"))[not part.endswith(".py")]]
     sha = hashlib.sha256()

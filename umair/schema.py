@@ -40,6 +40,10 @@ def _split_ddl(ddl: str) -> list[str]:
     return [*parts, ddl[start:]]
 
 
+VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # of a text: at least one character that can be seen, among them what
+#                                          is newer than Java's tables, which call it unassigned: emoji, say
+
+
 # ---------------------------------------------------------------- raw: what a site hands over (Parquet, JSON lines, CSV)
 RAW_CATALOGUE = Table(
     name="catalogue", about="one row an illustration; `image` is a path under image_root, `image_content` its bytes",
@@ -73,8 +77,8 @@ RAW_TERMS = Table(
     key=("lang_a", "text_a", "lang_b", "text_b", "kind"),
     columns="lang_a string, text_a string, lang_b string, text_b string, kind string",
     rules={
-        "text_a_known": "text_a IS NOT NULL AND length(trim(text_a)) > 0",
-        "text_b_known": "text_b IS NOT NULL AND length(trim(text_b)) > 0",
+        "text_a_known": f"text_a IS NOT NULL AND text_a RLIKE r'{VISIBLE}'",
+        "text_b_known": f"text_b IS NOT NULL AND text_b RLIKE r'{VISIBLE}'",
     })
 RAW_TABLES = (RAW_CATALOGUE, RAW_USERS, RAW_EVENTS, RAW_TERMS)
 

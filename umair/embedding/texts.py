@@ -31,7 +31,7 @@ from umair.embedding.precision import PrecisionConfig, in_precision
 from umair.embedding.unfinished import UnfinishedWork
 from umair.errors import ContractError
 from umair.model.text_encoder import clean_text, load_text_encoder
-from umair.schema import TEXT_VECTORS
+from umair.schema import TEXT_VECTORS, VISIBLE
 from umair.storage import read_facts
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ EMBEDDED = (f"{TEXT_VECTORS.columns}, partition int, encode_seconds double, writ
 ROWS_A_TASK = 50_000  # texts
 SORTED_TOGETHER = 10_000  # texts that the encoder sorts by length before it makes its batches; Spark may give fewer at once
 PHASES = ("encode", "write", "task")  # write: until Spark, which writes vectors as they come, has taken them; task: all
-VISIBLE = r"[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\s]"  # at least one character that can be seen, among them what is
-#                                          newer than Java's tables, which call it unassigned: emoji, say
 
 
 class EmbedTextsConfig(PrecisionConfig):

@@ -62,11 +62,11 @@ def run_experiment(file: Path, folder: Path, processes: int, overrides: Sequence
     at a time in a folder."""
     config = load_config(file, overrides, ExperimentConfig)
     with alone(folder):
+        made = provenance(" ".join(["umair experiments", str(file), *overrides]))  # now: the checkout may change meanwhile
         data = open_data(config, folder)
         outcomes = _outcomes(config, data, folder / "trials", processes)
         published = {name: each.model_dump() for name, each in config.published.items()}
         said = {"claim": config.claim, "called": config.called, "seeds": list(config.seeds), "published": published}
-        made = provenance(" ".join(["umair experiments", str(file), *overrides]))
         summary = {**said, "made": made, **summarise(data, outcomes)}
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary

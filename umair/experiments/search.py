@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -152,7 +153,7 @@ def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str
     _optuna()
     config = load_config(file, [], SearchConfig)
     folder = (root / file.stem).absolute()
-    at_once = processes or os.cpu_count() or 1
+    at_once, made = processes or os.cpu_count() or 1, provenance(f"umair search {file}")  # of the code as it is now
     with alone(folder), worker_processes(at_once, "the search's trials") as pool:
         inputs, data_root = open_training(config.numeric, config.week, folder)
         study, going = _open_study(config, config.key(inputs), folder), dict[str, Future[Path]]()
@@ -164,7 +165,7 @@ def run_search(file: Path, root: Path, processes: int | None = None) -> dict[str
             return going[trial.key]
 
         _fill(study, config, start, at_once)
-        summary = {**provenance(f"umair search {file}"), **_summary(study, config)}
+        summary = {**made, **_summary(study, config)}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -208,7 +209,7 @@ def _tell(study: Any, trial: Any, future: Future[Path]) -> str:
     """Gives Optuna what came of a trial."""
     try:
         kept = _kept_epoch(read_facts(future.result()))
-    except UmairError as error:  # a rate at which training diverges is a finding, not an end
+    except (UmairError, torch.OutOfMemoryError) as error:  # a rate at which training diverges is a finding, not an end
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=_optuna().trial.TrialState.FAIL)
         return f"none: {error}"

@@ -131,7 +131,11 @@ class Features:
         return self._tensors[name, device]
 
     def _map(self, name: str) -> Array:
-        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        try:
+            return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        except OSError as error:
+            raise StorageError(str(self.folder / f"{name}.npy"), f"no readable file ({error})", "a whole pack",
+                               "remove the folder: the next run packs it again") from error
 
 
 def _no_room(path: Path, error: OSError) -> StorageError:
@@ -150,9 +154,12 @@ def _write_compact(path: Path, vector_ID: Array, known_I: Array, axes: nn.Module
 
     blocks = [block(start) for start in range(0, len(vector_ID), BLOCK)]
     part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-    with part.open("wb") as file:
-        np.save(file, np.concatenate(blocks) if blocks else axes(torch.zeros(0, vector_ID.shape[1])).half().numpy())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            np.save(file, np.concatenate(blocks) if blocks else axes(torch.zeros(0, vector_ID.shape[1])).half().numpy())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # what a full disk took is given back
 
 
 @contextmanager

@@ -202,6 +202,8 @@ def read_text_pairs(files: list[str], relations: tuple[str, ...] = ()) -> TextPa
     labels = [table[name].fill_null("").to_pylist() for name in ("kind", "lang_a", "lang_b")]
     label_N3 = np.array(list(zip(*labels, strict=True)), dtype=object).reshape(-1, 3)
     kept = _distinct(pair_N2, label_N3[:, 0], len(texts))
+    visible_T = np.array([text_key(text) != "" for text in texts.to_pylist()], bool)
+    kept = kept[visible_T[pair_N2[kept]].all(1)]  # a text of blanks would join all that it stands beside
     return _with_partners(texts, pair_N2[kept], label_N3[kept], relations)
 
 

@@ -61,7 +61,7 @@ def _ranks(encode: Callable[[list[str]], npt.NDArray[np.float32]], terms: TextPa
             mine = cosine_BC[line, own]
             aside = [place_of[text] for text in (int(query), *terms.partners_of(int(query))) if text in place_of]
             cosine_BC[line, aside] = -np.inf
-            ranks[start + line] = 1 + int((cosine_BC[line] >= mine).sum())
+            ranks[start + line] = 1 + int((~(cosine_BC[line] < mine)).sum())  # last of all where it is no number
     return ranks
 
 

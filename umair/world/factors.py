@@ -105,7 +105,7 @@ def draw_illustrations(config: WorldConfig) -> Illustrations:
 
 def _moments(config: WorldConfig, rng: np.random.Generator) -> Ints:
     """Moments of publishing [N], rising: a back catalogue, then about equally many every week."""
-    back = round(config.back_share * config.illustrations)
+    back = max(1, round(config.back_share * config.illustrations))  # the first view is of something
     before = rng.integers(config.start - config.back_weeks * WEEK_SECONDS, config.start, back)
     new = config.illustrations - back
     share = (np.arange(new) + rng.random(new)) / new
