@@ -197,12 +197,11 @@ def read_text_pairs(files: list[str], relations: tuple[str, ...] = ()) -> TextPa
     texts = pc.unique(pa.chunked_array([*anchors.chunks, *positives.chunks], type=pa.large_string()))
     texts = texts.take(pc.sort_indices(texts))
     pair_N2 = np.stack([pc.index_in(column, value_set=texts).to_numpy() for column in (anchors, positives)], axis=1)
-    texts, spelled_T = _one_spelling(texts)
+    texts, spelled_T, visible_T = _one_spelling(texts)
     pair_N2 = spelled_T[pair_N2.astype(np.int64).reshape(-1, 2)]
     labels = [table[name].fill_null("").to_pylist() for name in ("kind", "lang_a", "lang_b")]
     label_N3 = np.array(list(zip(*labels, strict=True)), dtype=object).reshape(-1, 3)
     kept = _distinct(pair_N2, label_N3[:, 0], len(texts))
-    visible_T = np.array([text_key(text) != "" for text in texts.to_pylist()], bool)
     kept = kept[visible_T[pair_N2[kept]].all(1)]  # a text of blanks would join all that it stands beside
     return _with_partners(texts, pair_N2[kept], label_N3[kept], relations)
 
@@ -212,11 +211,12 @@ def text_key(text: str) -> str:
     return clean_text(text).casefold()
 
 
-def _one_spelling(texts: pa.Array) -> tuple[pa.Array, Ints]:
-    """Of texts with one key the first, and for each of the given texts its position among those."""
-    keys = pa.array([text_key(text) for text in texts.to_pylist()], pa.large_string())
-    key_T = keys.dictionary_encode().indices.to_numpy().astype(np.int64)  # by first appearance, so in the texts' order
-    return texts.take(pa.array(np.unique(key_T, return_index=True)[1])), key_T
+def _one_spelling(texts: pa.Array) -> tuple[pa.Array, Ints, npt.NDArray[np.bool_]]:
+    """Of texts with one key the first, for each of the given texts its position among those, and which of them can be seen."""
+    keys = pa.array([text_key(text) for text in texts.to_pylist()], pa.large_string()).dictionary_encode()
+    key_T = keys.indices.to_numpy().astype(np.int64)  # by first appearance, so in the texts' order
+    first = pa.array(np.unique(key_T, return_index=True)[1])
+    return texts.take(first), key_T, np.array([key != "" for key in keys.dictionary.to_pylist()], bool)
 
 
 def split_rows(terms: TextPairs, config: TextPairsConfig) -> tuple[Ints, Ints]:
