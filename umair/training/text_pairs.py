@@ -212,7 +212,7 @@ def text_key(text: str) -> str:
 
 
 def _one_spelling(texts: pa.Array) -> tuple[pa.Array, Ints, npt.NDArray[np.bool_]]:
-    """Of texts with one key the first, for each of the given texts its position among those, and which of them can be seen."""
+    """Of texts with one key the first, for each given text its position among those, and which of them can be seen."""
     keys = pa.array([text_key(text) for text in texts.to_pylist()], pa.large_string()).dictionary_encode()
     key_T = keys.indices.to_numpy().astype(np.int64)  # by first appearance, so in the texts' order
     first = pa.array(np.unique(key_T, return_index=True)[1])
