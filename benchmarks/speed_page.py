@@ -70,7 +70,7 @@ def _train(result: Result) -> str:
         "\nThe default over the paper's form, which reads no history:\n",
         _table(("", "held", "fed", "scored"), over_paper),
         "\nA catalogue of so many illustrations: a step, scoring, and scoring over another way to score the same: bringing every listed "
-        "illustration of every row to the match's width one by one, where ours sums lists first (no tower is kept from row to row: docs/decisions/011):\n",
+        "illustration of every row to the match's width one by one, where ours sums lists first:\n",
         _table(("", "step", "scored", "sums first over one by one"), catalogue),
         "\nTwo Horovod ranks of one thread over one, rows a second from an epoch's first row to its last step, reading included, each rank with a core for itself: medians of three rounds, and the median, least and most of the rounds' ratios. "
         "Set-up, validation and checkpoints are not counted: they are the seconds beside. The same batch over all ranks, or "
@@ -83,6 +83,17 @@ def _train(result: Result) -> str:
         *(["\nDCN-V2 against deepctr-torch's DCNMix, with a fused Adam and as its compile(\"adam\") makes it, which is not fused. Ours moves the "
            "rows of large tables that a step read and learns as by Adam (docs/decisions/022); dense: by the fused Adam itself. Medians of five rounds; least and most are of ours over the fused:\n",
            _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "least and most", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
+
+
+def _recommend(result: Result) -> str:
+    rates, ratios = result["pairs_per_second"], result["once_over_row_by_row"]
+    rows = [("users and illustrations made once, look-ups included", round(rates["once"]), "", "")]
+    rows += [(f"{name}, {what}", round(rates[name]), ratios[name], " to ".join(map(str, result["least_and_most"][name])))
+             for name, what in (("row by row", "held in memory"), ("row by row, looked up", "each row from the pack"))]
+    return (f"## Every user with every candidate (make bench-recommend)\n\n{result['pairs']:,} pairs of the default on one thread, users with histories "
+            "of 200: what the ranker makes of a user alone and of an illustration alone, made once each and met in every pair, as "
+            "`jobs/recommend_illustrations.py` does, over scoring each pair as a row of its own. Medians of five rounds.\n\n"
+            + _table(("", "pairs a second", "once over this", "least and most"), rows) + "\n")
 
 
 def _gpu_encoders(result: Result) -> str:
@@ -112,7 +123,7 @@ def _gpu_feeding(result: Result) -> str:
             + _table(("pixels", "processes", "threads each", "pictures per second", "over bare"), rows) + "\n")
 
 
-PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
+PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "recommend": _recommend, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
                                              "gpu_ranker": _gpu_ranker, "gpu_ranker_eager": _gpu_ranker, "gpu_ranker_graph": _gpu_ranker}
 
 

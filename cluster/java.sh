@@ -11,6 +11,10 @@ if command -v "$java" >/dev/null 2>&1; then
     found=$(major "$java")
     if [ "${found:-0}" -ge 17 ]; then exit 0; fi
     echo "Java: found version ${found:-unknown} at $(command -v "$java"); expected 17 or newer." >&2
+    if [ -n "${JAVA_HOME:-}" ]; then  # Spark would go on taking it, whatever were installed
+        echo "What to do: set JAVA_HOME to a Java 17 runtime, or unset it to use the one on PATH, and run this again." >&2
+        exit 2
+    fi
 fi
 
 if [ "${1:-}" = --check ]; then

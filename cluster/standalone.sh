@@ -15,7 +15,7 @@ master)
 worker)
     if command -v nvidia-smi >/dev/null 2>&1; then
         SPARK_WORKER_OPTS="-Dspark.worker.resource.gpu.amount=$(nvidia-smi -L | grep -c '^GPU ' || true) \
--Dspark.worker.resource.gpu.discoveryScript=$here/discover_gpus.sh"
+-Dspark.worker.resource.gpu.discoveryScript=\"$here/discover_gpus.sh\""  # quoted: Spark splits these at blanks
         export SPARK_WORKER_OPTS
     fi
     exec spark-class org.apache.spark.deploy.worker.Worker --cores "${3:?cores}" --memory "${4:?memory}" "spark://$host:7077" ;;

@@ -17,7 +17,7 @@ LEVEL = {  # umair.<part> -> level; imports point down only, parts of one level 
     "errors": -1, "config": -0.5, "schema": 0, "keys": 0, "storage": 0, "weeks": 0, "java": 0, "picture": 0, "processes": 0, "picture_files": 0.5, "metrics": 0,
     "neighbours": 0.5, "evidence": 0.5, "devices": 0.5, "parameters": 1.7, "tidy": 3,
     "model": 1, "tables": 1, "world": 1, "baselines": 1.5, "doctor": 1,
-    "embedding": 2, "windows": 2, "training": 2, "evaluation": 3, "job": 4, "experiments": 4.5, "cli": 5, "__init__": 0,
+    "embedding": 2, "windows": 2, "training": 2, "evaluation": 3, "recommendations": 3.5, "job": 4, "experiments": 4.5, "cli": 5, "__init__": 0,
 }
 WITHOUT_TORCH = {part for part, level in LEVEL.items() if level <= 0} | {"tables", "windows", "world"}
 WITHOUT_SPARK = {part for part, level in LEVEL.items() if level <= 0} | {"model", "baselines", "world"}

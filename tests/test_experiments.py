@@ -81,6 +81,7 @@ def test_an_ablation_changes_one_key(tmp_path, changed):
     ({"others": {"no_match": {}}}, "names that stand twice: no_match"),
     ({"training": {"rivals": {"a": {}}}}, "an experiment names its rankers under `others`"),
     ({"training": {"ranks": 2}}, "trials run as one process each"),
+    ({"training": {**SMALL["training"], "features": "/packs"}}, "training.features with `numeric`, whose pack lies beside its rows"),
     ({"seeds": [0, 0]}, "each once, or one would count twice"),
     ({"seeds": [-1]}, "key 'seeds.0': found -1; expected greater than or equal to 0"),
     ({"seeds": [0, True]}, "key 'seeds.1': found True"),

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.errors import PythonException
+from recommend_illustrations import recommend_illustrations
 
 from umair import cli
 from umair.config import load_config
@@ -138,9 +139,21 @@ def test_a_step_that_fails_is_not_finished(tmp_path: Path) -> None:
 def test_keys_change_with_their_own_sections_and_those_before_them(tmp_path: Path) -> None:
     before, after = job_of(tmp_path), job_of(tmp_path, "windows.train_days=7")
     changed = {step for step in PLAN if before.key(step) != after.key(step)}
-    assert changed == {"build_windows", "train_ranker", "evaluate_ranker"}
+    assert changed == {"build_windows", "train_ranker", "evaluate_ranker", "recommend_illustrations"}
     assert len({before.key(step) for step in PLAN}) == len(PLAN)
     assert before.key("ingest_tables") == job_of(tmp_path, week="2026-W11").key("ingest_tables")
+
+
+def test_a_rejected_ranker_recommends_nothing_unless_it_is_asked_for(tmp_path: Path) -> None:
+    def evaluate_ranker(job: Job) -> dict[str, Any]:
+        return {"exit_code": REJECTED}
+
+    run_step(job_of(tmp_path), evaluate_ranker)
+    with pytest.raises(ConfigError, match=r"week 2026-W10: found a ranker that the evaluation rejected; expected an accepted one.*"
+                                          r"recommend\.rejected=true"):
+        run_step(job_of(tmp_path), recommend_illustrations)
+    with pytest.raises(StorageError, match=r"no facts\.json"):  # it goes on, to the ranker that nobody has trained here
+        run_step(job_of(tmp_path, "recommend.rejected=true"), recommend_illustrations)
 
 
 def test_encoders_belong_to_no_week(tmp_path: Path) -> None:
@@ -372,6 +385,20 @@ def test_make_and_the_cluster_s_script_say_that_java_is_missing(tmp_path: Path) 
     assert fine.returncode == 0
     for script in ("Makefile", "cluster/weekly.sh"):
         assert "cluster/java.sh --check" in (ROOT / script).read_text(encoding="utf-8")
+
+
+def test_an_old_java_home_is_not_helped_by_another_java(tmp_path: Path) -> None:
+    """Spark takes JAVA_HOME's whatever there is on PATH: so nothing is installed."""
+    old = tmp_path / "bin/java"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n", encoding="utf-8")
+    old.chmod(0o755)
+    told = subprocess.run(["/bin/sh", str(ROOT / "cluster/java.sh")], capture_output=True, text=True, check=False,
+                          env={"PATH": os.environ["PATH"], "JAVA_HOME": str(tmp_path)})
+    assert told.returncode == 2
+    assert told.stderr.splitlines() == [
+        f"Java: found version 8 at {old}; expected 17 or newer.",
+        "What to do: set JAVA_HOME to a Java 17 runtime, or unset it to use the one on PATH, and run this again."]
 
 
 def test_the_cluster_s_script_lets_spark_read_the_shared_secret(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_machine_adds_the_pairs_of_all_fields():
             torch.nn.init.normal_(rows.weight)
     without = ranker().eval()
     without.load_state_dict({name: value for name, value in model.state_dict().items() if name in without.state_dict()})
-    fields_BFE = model._embeddings(batch).double()
+    fields_BFE = model._embeddings(model.user_side(batch), model.item_side(batch)).double()
     pairs_BFF = torch.einsum("bfe,bge->bfg", fields_BFE, fields_BFE)
     expected_B = pairs_BFF.triu(diagonal=1).sum((1, 2))
     torch.testing.assert_close((model(batch).logit_B - without(batch).logit_B).double(), expected_B, rtol=1e-3, atol=1e-3)

@@ -108,6 +108,7 @@ def test_a_trial_that_a_kill_left_is_made_with_the_same_values(searched, tmp_pat
     ({"space": {"ranker.deep_dropout": {"low": 0, "high": 2.5}}}, "less than 1"),
     ({"space": {"training.ranks": [1, 2]}}, "each trial is one process"),
     ({"training": {"ranks": 2}}, "each trial is one process"),
+    ({"training": {"ranks": 1, "features": "/packs"}}, "training.features with `numeric`, whose pack lies beside its rows"),
 ])
 def test_what_makes_no_sense_is_refused_before_anything_is_drawn(tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):

@@ -465,6 +465,16 @@ def test_what_can_be_trained_or_kept_passes(base, epochs, rows):
     require_trainable(TextEncoderConfig(base=base), TextPairsConfig(epochs=epochs), rows)
 
 
+def test_it_is_said_when_nothing_can_be_held_out(terms_file, tmp_path, capsys):
+    """Works have three pairs; 3 % of 72 are two."""
+    for share, said in ((0.03, True), (0.05, False), (0.0, False)):
+        facts = train_text_encoder(Ranks(), files=[terms_file], encoder=ENCODER, folder=str(tmp_path / str(share)),
+                                   pairs={**TRAINING, "epochs": 1, "holdout_by": "work", "holdout_share": share})
+        assert ("of 72 pairs none could be held out, as every work has more of them than text_pairs.holdout_share (0.03)"
+                in capsys.readouterr().out) == said
+        assert (facts["held_out"] == 0) == (share != 0.05)
+
+
 def test_pairs_too_alike_for_a_batch_say_so(tmp_path):
     alike = write_terms(tmp_path / "t", [("a", "b"), ("b", "c"), ("a", "c")])
     with pytest.raises(ContractError, match=r"3 pairs to train on, too few or too alike .*bring more pairs"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -21,6 +22,7 @@ from umair.job import Config
 from umair.metrics import auc
 from umair.storage import Store
 from umair.training.checkpoint import load_ranker
+from umair.weeks import Week
 from umair.world.draw import draw_world
 
 pytestmark = pytest.mark.timeout(1800)  # seconds; the first test waits for a dozen weekly runs
@@ -127,6 +129,26 @@ def test_a_finished_week_does_nothing_and_says_so(config: Path, store: Store) ->
     assert load_ranker(Path(said["ranker_folder"])).modalities
     assert time.monotonic() - started < 60  # no Spark, no ranks; a machine's speed is not tested here
     assert {table: store.snapshot(table).version for table in KEYS} == before
+
+
+def test_a_week_recommends_what_its_users_have_not_met(config: Path, store: Store) -> None:
+    run = submit("recommend_illustrations", config, WEEK, "recommend.count=10", "recommend.active_days=14")
+    assert run.code == 0, run.text[-4000:]
+    found, events, users, illustrations = (ds.dataset(list(store.snapshot(table).files)).to_table().to_pandas()
+                                           for table in ("recommendations", "events", "users", "illustrations"))
+    by_user = found.sort_values(["user_index", "place"]).groupby("user_index")
+    assert (by_user["place"].apply(list).map(lambda places: places == list(range(1, 11)))).all()
+    assert by_user["score"].is_monotonic_decreasing.all()
+    moment = Week.parse(WEEK).end
+    assert set(found["user_index"]) == set(events[events["at"] >= moment - timedelta(days=14)]["user_index"])
+    pairs = ["user_index", "illust_index"]
+    assert len(found.merge(events[pairs].drop_duplicates(), on=pairs)) == 0
+    named = found.merge(users, on="user_index").merge(illustrations, on="illust_index")
+    assert (len(named), (named["user_id_x"] == named["user_id_y"]).all(), (named["illust_id_x"] == named["illust_id_y"]).all()) == (
+        len(found), True, True)
+    again = submit("recommend_illustrations", config, WEEK, "recommend.count=10", "recommend.active_days=14")
+    assert (again.code, store.snapshot("recommendations").version) == (0, 0)
+    assert "already finished" in again.text
 
 
 def test_the_second_week_embeds_only_what_is_new(config: Path, store: Store) -> None:

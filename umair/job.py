@@ -34,6 +34,7 @@ from umair.model.image_encoder import ImageEncoderConfig
 from umair.model.presets import with_preset
 from umair.model.ranker import RankerConfig
 from umair.model.text_encoder import TextEncoderConfig
+from umair.recommendations import RecommendConfig
 from umair.storage import Snapshot, Step, Store, digest_path, for_spark, locked
 from umair.tables.ingest import RawConfig
 from umair.training.loop import MAIN, TrainingConfig
@@ -69,6 +70,7 @@ class Config(Section):
     ranker: RankerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    recommend: RecommendConfig = RecommendConfig()
     world: WorldConfig = WorldConfig()
     spark: dict[str, str] = Field(default_factory=dict)  # laid over what spark-submit was given
 
@@ -114,6 +116,7 @@ PLAN = {
     "build_windows": StepPlan(("windows",), ("ingest_tables",), writes_tables=True),
     "train_ranker": StepPlan(("ranker", "training"), ("build_windows", "embed_images", "embed_texts")),
     "evaluate_ranker": StepPlan(("evaluation",), ("train_ranker",)),
+    "recommend_illustrations": StepPlan(("recommend",), ("evaluate_ranker",), writes_tables=True),
 }
 
 

@@ -143,6 +143,13 @@ def window_table(split: str) -> str:
     return f"window_{split}"
 
 
+# ---------------------------------------------------------------- what the ranker says to a site
+RECOMMENDATIONS = Table(
+    name="recommendations", about="the illustrations that suit each user best as of the week's end, best (`place` 1) first; "
+                                  "`score` is the probability that the user bookmarks it after a view",
+    key=("user_id", "place"),
+    columns="user_id bigint, user_index int, place int, illust_id bigint, illust_index int, score double")
+
 # ---------------------------------------------------------------- truth: only the evaluation may read it
 TRUTH = Table(
     name="truth", about="drawn worlds only: the probability with which each (user, illustration) view became a bookmark",

@@ -41,7 +41,7 @@ class Rival(Ranker):
 
     def score(self, batch: Batch) -> Scores:
         logit_B = self.judge(self.fields(batch))
-        return Scores(logit_B if self.linear is None else logit_B + self.linear(batch))
+        return Scores(logit_B if self.linear is None else logit_B + self.linear(*batch.buckets))
 
     def penalty(self) -> Tensor | None:
         """The authors' squared weights: of all embeddings, and of linear part, hidden layers and crosses by form."""

@@ -85,7 +85,7 @@ def score_batches(batches: Iterator[pa.RecordBatch], plan: ScoringPlan) -> Itera
     """What `mapInArrow` calls: window rows in, the columns of `score_window` out."""
     scorer = None
     for batch in batches:
-        scorer = scorer or _open_scorer(plan)
+        scorer = scorer or open_scorer(plan)
         size = min(plan.batch_rows, scorer.at_once)
         for start in range(0, batch.num_rows, size):
             yield scorer.score(batch.slice(start, size))
@@ -105,7 +105,7 @@ def require_numbers(rows: DataFrame, rankers: Sequence[str]) -> int:
     return int(counts["all_rows"])
 
 
-class _Scorer:
+class Scorer:
     """Rankers and features of one Python worker."""
 
     def __init__(self, plan: ScoringPlan) -> None:
@@ -138,13 +138,13 @@ class _Scorer:
         return scores
 
 
-_OPEN: dict[str, _Scorer] = {}  # the one plan that this Python worker serves
+_OPEN: dict[str, Scorer] = {}  # the one plan that this Python worker serves
 
 
-def _open_scorer(plan: ScoringPlan) -> _Scorer:
+def open_scorer(plan: ScoringPlan) -> Scorer:
     if plan.key not in _OPEN:
         _OPEN.clear()
-        _OPEN[plan.key] = _Scorer(plan)
+        _OPEN[plan.key] = Scorer(plan)
     return _OPEN[plan.key]
 
 

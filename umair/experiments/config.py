@@ -15,6 +15,7 @@ from umair.model.silent_keys import silent_keys
 from umair.training.loop import TrainingConfig
 
 TWO_PLACES = "rows from `numeric` or from `week`, one of them"
+OWN_PACK = "training.features with `numeric`, whose pack lies beside its rows; leave it out"
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 DEFAULT = "umair"  # the ranker that the others are compared with
 
@@ -133,13 +134,19 @@ class ExperimentConfig(Section):
             raise ValueError("training.rivals: an experiment names its rankers under `others`")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)}: each once, or one would count twice")
-        if self.training.ranks != 1:
-            raise ValueError("training.ranks: trials run as one process each, on the CPU or sharing the node's GPUs: 1")
         first: dict[str, str] = {}
         for name, ranker in self.rankers.items():
             before = first.setdefault(fingerprint(_telling(ranker)), name)
             if before != name:
                 raise ValueError(f"'{name}' is the same ranker as '{before}'{_but_for(ranker, self.rankers[before])}")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_as_trials_are(self) -> ExperimentConfig:
+        if self.training.ranks != 1:
+            raise ValueError("training.ranks: trials run as one process each, on the CPU or sharing the node's GPUs: 1")
+        if self.numeric and self.training.features:
+            raise ValueError(OWN_PACK)
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from umair.config import AnySection, Section, fingerprint, load_config, merge
 from umair.errors import ConfigError, ContractError, UmairError
 from umair.evidence import code_digest, provenance
-from umair.experiments.config import TWO_PLACES, WeekConfig, laid_over_the_week
+from umair.experiments.config import OWN_PACK, TWO_PLACES, WeekConfig, laid_over_the_week
 from umair.experiments.data import open_training
 from umair.experiments.numeric_world import NumericWorldConfig
 from umair.experiments.run import alone
@@ -105,6 +105,8 @@ class SearchConfig(Section):
         training = _section(TrainingConfig, "training", values["training"])
         if (training.ranks, bool(training.rivals)) != (1, False):
             raise ValueError("training: each trial is one process with one ranker: ranks 1, no rivals")
+        if self.numeric and training.features:
+            raise ValueError(OWN_PACK)
         return _section(RankerConfig, "ranker", values["ranker"]), training
 
     @property

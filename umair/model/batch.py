@@ -64,6 +64,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label_B)
 
+    @property
+    def buckets(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fields and tags, the user's first."""
+        return self.user_fields_BF, self.user_tags_BT, self.item_fields_BF, self.item_tags_BT
+
     def known(self, modality: str) -> Tensor:
         """[B] bool: the row's illustration has this modality; a profile is always known."""
         if modality == "profile":

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from umair.model.batch import VECTOR_MODALITIES, Batch
 from umair.model.listed import Lists, sum_profiles
 from umair.model.norm import BatchNorm
+from umair.model.projection import require_width
 
 FRESH_PLACE = 0.1  # deviation of fresh places of artists and tags: Adam moves a row that far in some fifty steps
 
@@ -25,6 +26,12 @@ class Matches(NamedTuple):
     product_BMP: Tensor  # taste times illustration, element by element
     sum_BM: Tensor  # the products' sums: how well each modality matches
     known_BM: Tensor  # bool: the illustration has a vector
+
+
+def meet(suits_BMP: Tensor, place_BMP: Tensor, known_BM: Tensor) -> Matches:
+    """What `Match` says of users and illustrations whose sides are known."""
+    product_BMP = suits_BMP * place_BMP
+    return Matches(product_BMP, product_BMP.sum(-1), known_BM)
 
 
 class Match(nn.Module):
@@ -50,11 +57,16 @@ class Match(nn.Module):
         self.map_MPP = nn.Parameter(torch.empty(len(projects), width, width).uniform_(-(width ** -0.5), width ** -0.5))
 
     def forward(self, batch: Batch) -> Matches:
+        return meet(self.suits(batch), *self.own(batch))
+
+    def suits(self, batch: Batch) -> Tensor:
+        """[B, M, P]: where illustrations stand that suit the rows' users."""
+        return torch.einsum("bmp,mpq->bmq", self._tastes(batch), self.map_MPP)
+
+    def own(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """place_BMP, where the rows' illustrations stand, and known_BM."""
         known_BM = torch.stack([batch.known(name) for name in self.modalities], 1)
-        suits_BMP = torch.einsum("bmp,mpq->bmq", self._tastes(batch), self.map_MPP)
-        item_BMP = self.places({name: _own(name, batch) for name in self.modalities}, known_BM)
-        product_BMP = suits_BMP * item_BMP
-        return Matches(product_BMP, product_BMP.sum(-1), known_BM)
+        return self.places({name: _own(name, batch) for name in self.modalities}, known_BM), known_BM
 
     @torch.no_grad()
     def _tastes(self, batch: Batch) -> Tensor:
@@ -74,7 +86,9 @@ class Match(nn.Module):
                 counts.append(lists.count_B[:, None].to(count_XV.dtype))
             elif isinstance(project, nn.Linear):
                 counts.append(count_XV[:, VECTOR_MODALITIES.index(name), None])  # a list of places would make a GPU wait
-                sum_XC = lists.sum(batch.catalogue.compact_IC[name])  # unknown ones are zero
+                compact_IC = batch.catalogue.compact_IC[name]  # unknown ones are zero
+                require_width(f"compact {name}", compact_IC.shape[1], project.in_features)
+                sum_XC = lists.sum(compact_IC)
                 totals.append(F.linear(sum_XC, project.weight) + counts[-1] * project.bias)
         count_XM1 = torch.stack(counts, 1)
         return self.places.of_sums(torch.stack(totals, 1), count_XM1) / (count_XM1 + self.shrink).clamp(min=1)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS, Batch
+from umair.model.batch import COUNTERS, ITEM_TAGS, USER_TAGS
 from umair.model.norm import BatchNorm
 
 _USER = sum(name.startswith("user_") for name in COUNTERS)
@@ -72,7 +72,8 @@ class Profile(nn.Module):
 class LinearPart(nn.Module):
     """A logit that is a sum of one weight per bucket (logistic regression over all one-hots), starting at zero.
 
-    Each tag position has weights of its own, unlike the embeddings. batch -> [B] float32.
+    Each tag position has weights of its own, unlike the embeddings. user_fields_BF, user_tags_BT, item_fields_BF,
+    item_tags_BT -> [B] float32.
     """
 
     def __init__(self, user_sizes: Sequence[int], item_sizes: Sequence[int], tag_buckets: int) -> None:
@@ -80,9 +81,8 @@ class LinearPart(nn.Module):
         tags = [tag_buckets]
         self.weights = FieldTable([*user_sizes, *tags * USER_TAGS, *item_sizes, *tags * ITEM_TAGS], width=1, std=0.0)
 
-    def forward(self, batch: Batch) -> Tensor:
-        bucket_BF = torch.cat([batch.user_fields_BF, batch.user_tags_BT, batch.item_fields_BF, batch.item_tags_BT], 1)
-        weight_BF1: Tensor = self.weights(bucket_BF)
+    def forward(self, *buckets: Tensor) -> Tensor:
+        weight_BF1: Tensor = self.weights(torch.cat(buckets, 1))
         return weight_BF1.sum((1, 2))
 
 

@@ -34,12 +34,13 @@ from umair.model.contribution import (
     SenetExpert,
 )
 from umair.model.cross_network import CrossNetMix
-from umair.model.match import Match, Matches, ProfilePlace
+from umair.model.match import Match, Matches, ProfilePlace, meet
 from umair.model.new_ids import NewIds
 from umair.model.norm import BatchNorm
 from umair.model.presets import with_preset
 from umair.model.profiles import ITEM_COUNTERS, USER_COUNTERS, Counters, LinearPart, Profile, tower
 from umair.model.projection import Projection
+from umair.model.sides import ItemSide, UserSide
 
 PENALTIES = {"modality": 1e-4, "deep": 1e-2, "cross": 1e-2, "senet": 1e-3}  # on squared weights, in the authors' code
 TOTALS = ("total_bookmarks", "total_view")
@@ -199,13 +200,17 @@ class Ranker(nn.Module, ABC):
     def forward(self, batch: Batch) -> Scores:
         if self.training and len(batch) < 2:
             raise ValueError("a batch of one row in training; batch norm needs two: drop or merge the last batch")
+        return self.score(self.prepared(batch))
+
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with ids and totals as this ranker should see them."""
         batch = batch if self.config.totals else _without_totals(batch)
         batch = batch if self.config.ids else _without_ids(batch)
-        return self.score(self.new_ids(batch) if self.new_ids else batch)
+        return self.new_ids(batch) if self.new_ids else batch
 
     @abstractmethod
     def score(self, batch: Batch) -> Scores:
-        """What this form of ranker makes of a batch whose ids and totals are as it should see them."""
+        """What this form of ranker makes of a batch that `prepared` has returned."""
 
     def penalty(self) -> Tensor | None:
         """What the configuration adds to the loss for large weights; None: nothing."""
@@ -267,28 +272,46 @@ class UmairRanker(Ranker):
         self.linear = config.linear_part() if config.linear else None
 
     def score(self, batch: Batch) -> Scores:
+        return self.meet(self.user_side(batch), self.item_side(batch))
+
+    def user_side(self, batch: Batch) -> UserSide:
+        """Of the users of a batch that `prepared` has returned; its illustrations are not looked at."""
         facts_BX = self._user_facts(batch)
         interests = (batch.long_interest_BD, batch.short_interest_BD) if self.config.interests else ()
         user_BD = self.user_tower(torch.cat([facts_BX, *interests], 1))
+        suits_BMP = None if self.match is None else self.match.suits(batch)
+        weight_BM = None if self.weigh is None else F.softplus(self.weigh(facts_BX))
+        return UserSide(batch.user_fields_BF, batch.user_tags_BT, batch.counters_BC[:, USER_COUNTERS], user_BD, suits_BMP,
+                        weight_BM)
+
+    def item_side(self, batch: Batch) -> ItemSide:
+        """Of the illustrations of a batch that `prepared` has returned; its users are not looked at."""
         modality_BMD = self._modality_vectors(batch)
-        matches = None if self.match is None else self.match(batch)
+        known_BM = torch.stack([batch.known(read) for read in self.read.values()], 1)
+        place_BMP, placed_BM = (None, None) if self.match is None else self.match.own(batch)
+        return ItemSide(batch.item_fields_BF, batch.item_tags_BT, batch.counters_BC[:, ITEM_COUNTERS], modality_BMD,
+                        known_BM, place_BMP, placed_BM)
+
+    def meet(self, user: UserSide, item: ItemSide) -> Scores:
+        """The score of each user with the illustration in the same row."""
+        matches, modality_BMD = self._matches(user, item), item.modality_BMD
         if matches is not None and self.config.match_mixed:
             modality_BMD = self._with_matches(modality_BMD, matches)
-        mixed_BX, weight_BM = self._contribute(batch, user_BD, modality_BMD)
-        head, logits = [mixed_BX, user_BD], []
+        mixed_BX, weight_BM = self._contribute(user.user_BD, modality_BMD, item.known_BM)
+        head, logits = [mixed_BX, user.user_BD], []
         if self.counters is not None:
-            counters_BC, counted_B = self.counters(batch.counters_BC)
+            counters_BC, counted_B = self.counters(torch.cat([user.counters_BC, item.counters_BC], 1))
             head.append(counters_BC)
             logits.append(counted_B)
         head_BX, match_BM = self._crossed(torch.cat(head, 1)), None
         if matches is not None:
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
-            match_BM = matches.sum_BM if self.weigh is None else F.softplus(self.weigh(facts_BX)) * matches.sum_BM
+            match_BM = matches.sum_BM if user.weight_BM is None else user.weight_BM * matches.sum_BM
             logits.append(match_BM.sum(1))
         if self.linear is not None:
-            logits.append(self.linear(batch))
+            logits.append(self.linear(user.fields_BF, user.tags_BT, item.fields_BF, item.tags_BT))
         if self.config.machine:
-            logits.append(factorization(self._embeddings(batch)))
+            logits.append(factorization(self._embeddings(user, item)))
         return Scores(sum(logits, self.deep(head_BX)[:, 0]), weight_BM, match_BM)
 
     def penalty(self) -> Tensor | None:
@@ -307,11 +330,10 @@ class UmairRanker(Ranker):
         crossed_BX: Tensor = self.cross(head_BX)
         return crossed_BX if self.cross_norm is None else F.relu(self.cross_norm(crossed_BX + head_BX))
 
-    def _embeddings(self, batch: Batch) -> Tensor:
+    def _embeddings(self, user: UserSide, item: ItemSide) -> Tensor:
         """[B, F, E]: every sparse field of user and illustration."""
-        user_BX = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
-        item_BX = self.item_profile(batch.item_fields_BF, batch.item_tags_BT)
-        return torch.cat([user_BX, item_BX], 1).view(len(batch), -1, self.config.embedding_width)
+        user_BX, item_BX = self.user_profile(user.fields_BF, user.tags_BT), self.item_profile(item.fields_BF, item.tags_BT)
+        return torch.cat([user_BX, item_BX], 1).view(len(user_BX), -1, self.config.embedding_width)
 
     def _user_facts(self, batch: Batch) -> Tensor:
         """[B, X]: what is known of the user apart from vectors: embeddings, and the counters if they are on."""
@@ -330,15 +352,19 @@ class UmairRanker(Ranker):
         return torch.stack([F.relu(self.project[name](batch.vectors_BD[read])) if name in self.project
                             else self._item(batch) for name, read in self.read.items()], 1)
 
+    def _matches(self, user: UserSide, item: ItemSide) -> Matches | None:
+        if user.suits_BMP is None or item.place_BMP is None or item.placed_BM is None:
+            return None
+        return meet(user.suits_BMP, item.place_BMP, item.placed_BM)
+
     def _with_matches(self, modality_BMD: Tensor, matches: Matches) -> Tensor:
         """Each modality plus its match, if it is matched."""
         match_of = dict(zip(self.matched, self.mix(matches.product_BMP).unbind(1), strict=True))
         vectors = zip(self.modalities, modality_BMD.unbind(1), strict=True)
         return torch.stack([vector_BD + match_of[name] if name in match_of else vector_BD for name, vector_BD in vectors], 1)
 
-    def _contribute(self, batch: Batch, user_BD: Tensor, modality_BMD: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _contribute(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor | None]:
         """The modalities mixed by their weights and the weights, or the modalities side by side and none."""
-        known_BM = torch.stack([batch.known(read) for read in self.read.values()], 1)
         if self.contribution is None:
             return (modality_BMD * known_BM[:, :, None]).flatten(1), None
         mixed_BD, weight_BM = self.contribution(user_BD, modality_BMD, known_BM)

@@ -168,6 +168,9 @@ def train_text_encoder(ranks: Ranks, *, files: list[str], encoder: dict[str, Any
     terms = read_text_pairs(files, config.relations)
     require_trainable(shape, config, len(terms))
     trained_rows, held_rows = split_rows(terms, config)
+    if len(terms) and not len(held_rows) and config.holdout_share and config.holdout_most:
+        ranks.say(f"text encoder: of {len(terms)} pairs none could be held out, as every work has more of them than "
+                  f"text_pairs.holdout_share ({config.holdout_share:g}) allows in all: no recall will be measured")
     model = _first_model(ranks, shape, terms, trained_rows, config.seed)
     before = _rank_on_first(ranks, model, terms, held_rows)
     curves = _train(ranks, model, terms, trained_rows, config)

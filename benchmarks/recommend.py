@@ -1,0 +1,118 @@
+"""Every user with every candidate: sides made once over pairs scored row by row, benchmarks/results/recommend.json.
+
+    python benchmarks/recommend.py [--users 256]
+
+The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users with histories of 200, one thread of
+torch; users as their last test rows know them. "once": users' and candidates' look-ups and sides included, and the sides of
+the candidates made for these users alone. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
+"row by row, looked up": with the look-up of each row. Medians over rounds in which each has its turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import umair  # noqa: F401  # before torch: docs/decisions/017
+
+# isort: split
+import numpy as np
+import torch
+from speed_page import write_speed_page
+
+from umair.config import load_config
+from umair.evidence import ROOT, provenance
+from umair.experiments.config import DEFAULT, ExperimentConfig
+from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
+from umair.recommendations import USERS, Candidates, Meeting
+from umair.training.checkpoint import build_ranker
+from umair.training.features import Features
+from umair.training.lookup import COLUMNS, Lookup
+from umair.training.reader import Rows, read_rows
+
+RESULTS = ROOT / "benchmarks/results/recommend.json"
+EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
+ROUNDS, PAIRS, ITEM_ROWS = 5, 8_192, 2_048
+OF_ITEMS = ("illust_index", "illust_views", "illust_bookmarks")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--users", type=int, default=256)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(prefix="umair-bench-"))
+    try:
+        draw_numeric_world(NumericWorldConfig(rows=200_000, history=200), folder / "world")
+        result = {**provenance(f"python benchmarks/recommend.py --users {given.users}"), **_compare(folder / "world", given.users)}
+    finally:
+        shutil.rmtree(folder)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_speed_page()
+    print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), **{name: result[name] for name in ("pairs", "once_over_row_by_row")}}))
+
+
+def _compare(world: Path, count: int) -> dict[str, Any]:
+    """Raises AssertionError where the ways do not say the same."""
+    inputs = numeric_inputs(world)
+    features = Features.open(world / "features" / inputs.source.key)
+    torch.manual_seed(0)
+    ranker = build_ranker(load_config(EXPERIMENT, [], ExperimentConfig).rankers[DEFAULT], features.widths).eval()
+    lookup = Lookup(features, ranker)
+    users, candidates = _sides(inputs.rows_by_file["test"], features.illustrations, count)
+    rows = _pairs(users, candidates)
+    with torch.inference_mode():
+        batch = lookup.batch(rows)
+        torch.testing.assert_close(Meeting(ranker, lookup, candidates, ITEM_ROWS).scores(users).flatten()[:PAIRS], ranker(batch).logit_B,
+                                   rtol=1e-3, atol=1e-4)
+        pairs = count * len(candidates["illust_index"])
+        ways = {"once": (lambda: _recommended(ranker, lookup, users, candidates), pairs),
+                "row by row": (lambda: [ranker(batch) for _ in range(4)], 4 * PAIRS),
+                "row by row, looked up": (lambda: [ranker(lookup.batch(rows)) for _ in range(4)], 4 * PAIRS)}
+        rounds = [{name: _rate(*way) for name, way in ways.items()} for _ in range(ROUNDS)]
+    ratios = {name: [each["once"] / each[name] for each in rounds] for name in ways if name != "once"}
+    return {"pairs": pairs, "pairs_per_second": {name: round(statistics.median(each[name] for each in rounds)) for name in ways},
+            "once_over_row_by_row": {name: round(statistics.median(each), 2) for name, each in ratios.items()},
+            "least_and_most": {name: [round(min(each), 2), round(max(each), 2)] for name, each in ratios.items()}}
+
+
+def _recommended(ranker: Any, lookup: Lookup, users: Rows, candidates: Candidates) -> None:
+    meeting = Meeting(ranker, lookup, candidates, ITEM_ROWS)
+    for start in range(0, len(users["user_index"]), USERS):
+        meeting.scores({name: column[start:start + USERS] for name, column in users.items()}).topk(50)
+
+
+def _sides(files: dict[str, int], illustrations: int, count: int) -> tuple[Rows, Candidates]:
+    """The last rows of so many users, and every illustration with some counts."""
+    chunks = list(read_rows(dict(sorted(files.items())), COLUMNS))
+    rows = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in COLUMNS}
+    last = np.unique(rows["user_index"][::-1], return_index=True)[1]
+    chosen = len(rows["user_index"]) - 1 - last[:count]
+    draw = np.random.default_rng(0)
+    counts = (np.arange(illustrations), draw.integers(0, 500, illustrations), draw.integers(0, 100, illustrations))
+    return ({name: column[chosen] for name, column in rows.items() if name not in OF_ITEMS},
+            {name: column.astype(np.int32) for name, column in zip(OF_ITEMS, counts, strict=True)})
+
+
+def _pairs(users: Rows, candidates: Candidates) -> Rows:
+    """The first PAIRS pairs, as a window's rows."""
+    place = np.arange(PAIRS)
+    user, item = place // len(candidates["illust_index"]), place % len(candidates["illust_index"])
+    return {**{name: column[user] for name, column in users.items()}, **{name: column[item] for name, column in candidates.items()}}
+
+
+def _rate(work: Callable[[], Any], pairs: int) -> float:
+    started = time.perf_counter()
+    work()
+    return pairs / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
