@@ -30,7 +30,7 @@ demo: $(VENV)/.ready ## a drawn world and one weekly run on it -> runs/demo/repo
 week: $(VENV)/.ready ## one weekly run on the demo's data: make week WEEK=2026-W11
 	@$(SUBMIT) jobs/weekly.py --config conf/local.yaml --week $(WEEK)
 
-recommend: $(VENV)/.ready ## what suits each of the demo's users best, after make demo -> table recommendations; WEEK=2026-W10
+recommend: $(VENV)/.ready ## what suits each of the demo's active users best, after make demo -> table recommendations; WEEK=2026-W10
 	@$(SUBMIT) jobs/recommend_illustrations.py --config conf/local.yaml --week $(WEEK)
 
 movielens: $(VENV)/.ready ## a real data set through the same jobs: make movielens DATA=folder

@@ -4,7 +4,7 @@
 
 The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users with histories of 200, one thread of
 torch; users as their last test rows know them. "once": users' and candidates' look-ups and sides included, and the sides of
-the candidates made for these users alone. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
+the candidates made for these users alone; without Spark, and without leaving out what was seen. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
 "row by row, looked up": with the look-up of each row. Medians over rounds in which each has its turn.
 """
 
@@ -31,7 +31,7 @@ from umair.config import load_config
 from umair.evidence import ROOT, provenance
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
-from umair.recommendations import USERS, Candidates, Meeting
+from umair.recommendations import ITEM_COLUMNS, USERS, Candidates, Meeting
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
 from umair.training.lookup import COLUMNS, Lookup
@@ -40,7 +40,6 @@ from umair.training.reader import Rows, read_rows
 RESULTS = ROOT / "benchmarks/results/recommend.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 ROUNDS, PAIRS, ITEM_ROWS = 5, 8_192, 2_048
-OF_ITEMS = ("illust_index", "illust_views", "illust_bookmarks")
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def _compare(world: Path, count: int) -> dict[str, Any]:
-    """Raises AssertionError where the ways do not say the same."""
+    """Raises AssertionError where the first PAIRS pairs are not scored alike."""
     inputs = numeric_inputs(world)
     features = Features.open(world / "features" / inputs.source.key)
     torch.manual_seed(0)
@@ -97,8 +96,8 @@ def _sides(files: dict[str, int], illustrations: int, count: int) -> tuple[Rows,
     chosen = len(rows["user_index"]) - 1 - last[:count]
     draw = np.random.default_rng(0)
     counts = (np.arange(illustrations), draw.integers(0, 500, illustrations), draw.integers(0, 100, illustrations))
-    return ({name: column[chosen] for name, column in rows.items() if name not in OF_ITEMS},
-            {name: column.astype(np.int32) for name, column in zip(OF_ITEMS, counts, strict=True)})
+    return ({name: column[chosen] for name, column in rows.items() if name not in ITEM_COLUMNS},
+            {name: column.astype(np.int32) for name, column in zip(ITEM_COLUMNS, counts, strict=True)})
 
 
 def _pairs(users: Rows, candidates: Candidates) -> Rows:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from batches import SMALL, WIDTHS, random_batch, small
+from small_site import make_site
 from small_store import RANKER, RIVAL, draw_store, inputs_of
 from test_embed_images import patchwork_bytes
 from test_experiments import written
@@ -24,12 +26,15 @@ from test_text_pairs import TRAINING, terms_file  # noqa: F401  a fixture
 from umair.embedding.image_worker import EmbedImagesConfig, embed_batches, open_encoder
 from umair.embedding.texts import EmbedTextsConfig, worker_encoder
 from umair.embedding.texts import embed_batches as embed_text_batches
+from umair.evaluation.scoring import rows_of
 from umair.experiments.run import run_experiments
 from umair.model.image_encoder import ImageEncoderConfig, build_image_encoder, save_image_encoder
 from umair.model.ranker import Ranker, RankerConfig
 from umair.model.text_encoder import TextEncoderConfig, build_text_encoder, save_text_encoder, text_encoder_facts
+from umair.recommendations import ITEM_COLUMNS, USER_COLUMNS, Meeting
 from umair.storage import Store, write_folder
 from umair.training.checkpoint import build_ranker, load_ranker
+from umair.training.lookup import Lookup
 from umair.training.loop import TrainingConfig, train_rankers
 from umair.training.pretext_loop import train_pretext
 from umair.training.ranks import Ranks
@@ -218,3 +223,13 @@ def test_the_text_encoders_training(terms_file: str, tmp_path: Path) -> None:  #
     for each in facts:
         assert each["loss"][-1] < 0.7 * each["loss"][0]
     assert facts[0]["loss"][0] == pytest.approx(facts[1]["loss"][0], rel=0.05)  # dropout is drawn otherwise
+
+
+def test_pairs_meet_alike(tmp_path):
+    site = make_site(tmp_path)
+    ranker, features = load_ranker(site.rankers / "main").eval(), site.plan.open_features()
+    candidates = {name: np.arange(len(features.item_fields), dtype=np.int32) for name in ITEM_COLUMNS}
+    table = pa.concat_tables([pq.read_table(file, columns=list(USER_COLUMNS)) for file in site.test_files]).combine_chunks()
+    users = rows_of(table.to_batches()[0])
+    scores = [Meeting(ranker.to(device), Lookup(features, ranker, device), candidates, rows=16).scores(users).cpu() for device in ("cpu", GPU)]
+    torch.testing.assert_close(*scores, rtol=1e-2, atol=1e-3)

@@ -69,7 +69,7 @@ def test_rejects_are_retried_in_a_finished_week_under_the_same_key(tmp_path: Pat
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("tolerance", ["pretext.max_reject_share=0.3", "embed_images.max_withdrawn_share=0.5", "raw.lost_columns=accept"])
+@pytest.mark.parametrize("tolerance", ["pretext.max_reject_share=0.3", "embed_images.max_withdrawn_share=0.5", "raw.lost_columns=accept", "recommend.rejected=true"])
 def test_what_a_run_puts_up_with_makes_nothing_anew(tmp_path: Path, tolerance: str) -> None:
     """It changes no weight and no row of what is finished, which would else be trained or embedded again."""
     before, after = job_of(tmp_path), job_of(tmp_path, tolerance)

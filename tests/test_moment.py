@@ -18,7 +18,7 @@ NOT_OF_USERS = (*OF_ILLUSTRATIONS, "label", "at")
 
 def users_known(spark: SparkSession, events: list[Event], moment: datetime, days: int | None = None) -> dict[int, dict[str, Any]]:
     rows = users_at(*frames(spark, events), moment, SMALL.lengths(), days).collect()
-    found = {row["user_index"]: {**row.asDict(), "met": sorted(row["met"])} for row in rows}
+    found = {row["user_index"]: {**row.asDict(), "seen": sorted(row["seen"])} for row in rows}
     assert len(found) == len(rows)
     return found
 
@@ -32,7 +32,7 @@ def test_users_are_as_a_row_of_that_moment_knows_them(spark, moment):
     assert set(found) == {event.user_index for event in past}
     for user, mine in found.items():
         expected = {name: value for name, value in row_of(events, TAGS, SMALL, user, 0, moment, 0).items() if name not in NOT_OF_USERS}
-        expected["met"] = sorted({event.illust_index for event in past if event.user_index == user})
+        expected["seen"] = sorted({event.illust_index for event in past if event.user_index == user})
         assert mine == expected
 
 

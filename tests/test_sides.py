@@ -11,12 +11,13 @@ from batches import WIDTHS, random_batch, small
 from umair.model.batch import Batch
 from umair.model.profiles import USER_COUNTERS
 from umair.model.ranker import UmairRanker
-from umair.model.sides import chosen, one_below_the_other
+from umair.model.sides import chosen
 
 VARIANTS = [{}, {"match": True, "counters": True, "match_mixed": True, "id_dropout": 0.2, "standardise": True},
             {"match": ["style"], "match_weights": False, "totals": False}, {"machine": True, "residual": True, "linear": False},
             {"contribution": "senet", "match": True, "match_passed": False}, {"contribution": "none", "ids": False},
-            {"contribution": "mixed", "projected_experts": True, "interests": False}, {"modalities": ["semantic"]}]
+            {"contribution": "mixed", "projected_experts": True, "interests": False}, {"modalities": ["semantic"]},
+            {"score": "hadamard", "match": ["profile"]}, {"contribution": "item", "text_for_style": True}]
 
 
 def trained(changes: dict) -> UmairRanker:
@@ -41,8 +42,7 @@ def test_sides_made_once_meet_as_rows_are_scored(changes):
     ranker, batch = trained(changes), random_batch(rows=6)
     user_B, item_B = torch.arange(6).repeat_interleave(6), torch.arange(6).repeat(6)
     prepared = ranker.prepared(batch)
-    parts = [ranker.item_side(ranker.prepared(batch.rows(part))) for part in (slice(0, 2), slice(2, 6))]
-    found = ranker.meet(chosen(ranker.user_side(prepared), user_B), chosen(one_below_the_other(parts), item_B))
+    found = ranker.meet(chosen(ranker.user_side(prepared), user_B), chosen(ranker.item_side(prepared), item_B))
     expected = ranker(crossed(batch.rows(user_B.tolist()), batch.rows(item_B.tolist())))
     for mine, theirs in zip(found, expected, strict=True):
         assert (mine is None) == (theirs is None)

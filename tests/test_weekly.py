@@ -131,7 +131,7 @@ def test_a_finished_week_does_nothing_and_says_so(config: Path, store: Store) ->
     assert {table: store.snapshot(table).version for table in KEYS} == before
 
 
-def test_a_week_recommends_what_its_users_have_not_met(config: Path, store: Store) -> None:
+def test_a_week_recommends_what_its_users_have_not_seen(config: Path, store: Store) -> None:
     run = submit("recommend_illustrations", config, WEEK, "recommend.count=10", "recommend.active_days=14")
     assert run.code == 0, run.text[-4000:]
     found, events, users, illustrations = (ds.dataset(list(store.snapshot(table).files)).to_table().to_pandas()

@@ -116,7 +116,7 @@ PLAN = {
     "build_windows": StepPlan(("windows",), ("ingest_tables",), writes_tables=True),
     "train_ranker": StepPlan(("ranker", "training"), ("build_windows", "embed_images", "embed_texts")),
     "evaluate_ranker": StepPlan(("evaluation",), ("train_ranker",)),
-    "recommend_illustrations": StepPlan(("recommend",), ("evaluate_ranker",), writes_tables=True),
+    "recommend_illustrations": StepPlan(("recommend",), ("train_ranker",), writes_tables=True),
 }
 
 

@@ -1,13 +1,15 @@
 """Which illustrations suit each user best at one moment: every user meets every candidate, over Spark.
 
 What the ranker makes of a user alone is made once a user, and what it makes of an illustration alone once an illustration in
-each Python worker (2 kB of memory each at the default's sizes); a pair costs only their meeting (`umair.model.sides`).
+each Python worker; a pair costs only their meeting (`umair.model.sides`).
 U users, I candidates, B pairs.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,37 +20,44 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 from pyspark import Broadcast
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 from torch import Tensor
 
 from umair.config import Section
+from umair.devices import tasks_for
 from umair.embedding.arrow import in_worker, record_batch, tables_of
-from umair.errors import ContractError
+from umair.errors import ConfigError, ContractError
 from umair.evaluation.scoring import ScoringPlan, open_scorer, rows_of
 from umair.model.batch import Batch
 from umair.model.ranker import Ranker, UmairRanker
-from umair.model.sides import ItemSide, UserSide, chosen, one_below_the_other
+from umair.model.sides import ItemSide, UserSide, chosen
 from umair.schema import ABSENT
 from umair.training.lookup import Lookup
 from umair.training.loop import MAIN
 from umair.training.reader import Rows
 
+log = logging.getLogger("umair.recommendations")
 USERS = 32  # that meet the candidates at once
 PAIRS = {"cpu": 2**13, "cuda": 2**18}  # scored at once
-OF_A_USER = ("long_tags", "long_weights", "short_tags", "short_weights", "bookmarked", "passed")  # a row's lists
+USERS_A_TASK, TASKS_A_SLOT = 2_000, 4
+USER_COLUMNS = ("user_index", "user_views", "user_bookmarks", "long_tags", "long_weights", "short_tags", "short_weights",
+                "bookmarked", "passed")  # of a window's row
+ITEM_COLUMNS = ("illust_index", "illust_views", "illust_bookmarks")
 FOUND = "user_index int, place int, illust_index int, score double"
 
-Candidates = dict[str, npt.NDArray[np.int32]]  # illust_index, illust_views, illust_bookmarks: [I] each
+Candidates = dict[str, npt.NDArray[np.int32]]  # ITEM_COLUMNS: [I] each, by illust_index
 
 
 class RecommendConfig(Section):
-    """Who is recommended what."""
+    """Who is recommended what. `evaluation.batch_rows` and `evaluation.threads` hold here too."""
 
     count: int = Field(50, gt=0)  # illustrations a user, at most
     active_days: int | None = Field(28, gt=0)  # users with an event in so many days before the week's end; null: with any
     candidate_days: int | None = Field(None, gt=0)  # illustrations created in so many days before it; null: all
-    known: bool = False  # whether illustrations that the user has viewed or bookmarked may be among them
-    rejected: bool = False  # whether a ranker that the evaluation rejected may recommend
+    candidates: str | None = None  # which of them: a condition in SQL on the table illustrations, such as x_restrict = 0
+    seen: bool = False  # whether illustrations that the user has viewed or bookmarked may be among them
+    rejected: bool = Field(False, exclude=True)  # whether a ranker that the evaluation rejected may recommend
 
 
 @dataclass(frozen=True)
@@ -57,39 +66,54 @@ class RecommendPlan:
 
     scoring: ScoringPlan
     count: int
-    known: bool = False
+    seen: bool = False
 
 
-def recommend(users: DataFrame, candidates: DataFrame, plan: RecommendPlan) -> DataFrame:
+def recommend(users: DataFrame, candidates: DataFrame, plan: RecommendPlan, active: int) -> DataFrame:
     """The `plan.count` candidates with the highest scores for each user, best first: FOUND, `place` from 1 on.
 
-    users and candidates: of `umair.windows.moment`; candidates come to the driver, 12 bytes each. Raises ContractError where
-    there is no candidate; within Spark's error for scores that are not numbers, for indices beyond the packed features, and
-    for a ranker that has no sides (`require_sides`).
+    users and candidates: of `umair.windows.moment`; there are `active` users, and candidates come to the driver, 12 bytes
+    each. Raises ContractError where there is no user or no candidate; within Spark's error for scores that are not numbers,
+    for indices beyond the packed features, and for a ranker that has no sides (`require_sides`).
     """
-    table = candidates.toArrow()
-    if not len(table):
+    if not active:
+        raise ContractError("users", "none with an event", "some, in recommend.active_days before the week's end",
+                            "look at the events of the week, widen it, or set it to null for all users")
+    table = candidates.toPandas().sort_values("illust_index")
+    if table.empty:
         raise ContractError("candidates", "no illustration", "illustrations created in recommend.candidate_days before the "
-                            "week's end", "widen it, or set it to null for all")
-    columns = {name: table.column(name).to_numpy().astype(np.int32) for name in table.column_names}
-    order = np.argsort(columns["illust_index"])
-    shared = users.sparkSession.sparkContext.broadcast({name: column[order] for name, column in columns.items()})
-    work = in_worker(functools.partial(recommend_batches, plan=plan, candidates=shared))
-    return users.mapInArrow(work, FOUND)
+                            "week's end, to which recommend.candidates applies", "widen it, or set it to null for all")
+    columns = {name: table[name].to_numpy(np.int32) for name in ITEM_COLUMNS}
+    log.info("%s users meet %s illustrations", f"{active:,}", f"{len(table):,}")
+    key = hashlib.sha256(b"".join(column.tobytes() for column in columns.values())).hexdigest()
+    shared = users.sparkSession.sparkContext.broadcast(columns)
+    work = in_worker(functools.partial(recommend_batches, plan=plan, candidates=shared, key=key))
+    # a stage of its own: in one with `add_past`, which is Python too, workers would change their parts and load all anew
+    spread = users.repartition(tasks_for(users.sparkSession, active, USERS_A_TASK, TASKS_A_SLOT))
+    return spread.mapInArrow(work, FOUND)
 
 
-def recommend_batches(batches: Iterable[pa.RecordBatch], plan: RecommendPlan, candidates: Broadcast[Candidates]
+def recommend_batches(batches: Iterable[pa.RecordBatch], plan: RecommendPlan, candidates: Broadcast[Candidates], key: str
                       ) -> Iterator[pa.RecordBatch]:
-    """What `mapInArrow` calls: rows of `users_at` in, FOUND out."""
-    meeting = None
+    """What `mapInArrow` calls: rows of `users_at` in, FOUND out. `key` stands for the candidates."""
     for table in tables_of(batches, USERS):
-        meeting = meeting or _open_meeting(plan.scoring, candidates.value)
         (users,) = table.combine_chunks().to_batches()
-        yield _best(meeting, users, plan)
+        yield _best(_open_meeting(plan.scoring, candidates, key), users, plan)
+
+
+def among(illustrations: DataFrame, condition: str | None) -> DataFrame:
+    """Those to which the condition applies. Raises ConfigError for one that Spark does not understand."""
+    if condition is None:
+        return illustrations
+    try:
+        return illustrations.filter(condition)
+    except AnalysisException as error:
+        raise ConfigError("recommend.candidates", f"'{condition}' ({str(error).splitlines()[0]})",
+                          f"a condition on {', '.join(illustrations.columns)}", "correct it") from error
 
 
 def require_sides(ranker: Ranker) -> UmairRanker:
-    """Raises ContractError for a ranker whose score of a pair is not of two sides: a rival, and `batch_mean`."""
+    """The same ranker. Raises ContractError for one whose score of a pair is not of two sides: a rival, and `batch_mean`."""
     if not isinstance(ranker, UmairRanker) or ranker.config.batch_mean:
         found = "batch_mean" if ranker.config.batch_mean else f"form {ranker.config.form}"
         raise ContractError("the ranker", found, "form umair without batch_mean, which makes each side by itself",
@@ -107,25 +131,30 @@ class Meeting:
 
     @torch.inference_mode()
     def scores(self, users: Rows) -> Tensor:
-        """[U, I]: the logit of every user with every candidate. users: user_index and PAST_COLUMNS."""
+        """[U, I]: the logit of every user with every candidate. users: USER_COLUMNS."""
         user = self.ranker.user_side(self._batch(_without_illustration(users)))
-        count, found = len(user.user_BD), []
-        for start in range(0, len(self.items.fields_BF), self.block):
-            found.append(self._meet(user, chosen(self.items, slice(start, start + self.block)), count))
-        return torch.cat(found, 1)
+        score_UI = torch.empty(len(user.user_BD), len(self.candidates["illust_index"]), device=self.device)
+        first = 0
+        for part in self.items:
+            for start in range(0, len(part.fields_BF), self.block):
+                item = chosen(part, slice(start, start + self.block))
+                last = first + len(item.fields_BF)
+                score_UI[:, first:last] = self._meet(user, item)
+                first = last
+        return score_UI
 
-    def _meet(self, user: UserSide, item: ItemSide, count: int) -> Tensor:
-        width = len(item.fields_BF)
-        user_B = torch.arange(count, device=self.device).repeat_interleave(width)
-        item_B = torch.arange(width, device=self.device).repeat(count)
+    def _meet(self, user: UserSide, item: ItemSide) -> Tensor:
+        users, items = len(user.fields_BF), len(item.fields_BF)
+        user_B = torch.arange(users, device=self.device).repeat_interleave(items)
+        item_B = torch.arange(items, device=self.device).repeat(users)
         logit_B: Tensor = self.ranker.meet(chosen(user, user_B), chosen(item, item_B)).logit_B
-        return logit_B.view(count, width)
+        return logit_B.view(users, items)
 
     @torch.inference_mode()
-    def _item_sides(self, rows: int) -> ItemSide:
+    def _item_sides(self, rows: int) -> list[ItemSide]:
         starts = range(0, len(self.candidates["illust_index"]), rows)
         parts = [{name: column[start:start + rows] for name, column in self.candidates.items()} for start in starts]
-        return one_below_the_other([self.ranker.item_side(self._batch(_without_user(part))) for part in parts])
+        return [self.ranker.item_side(self._batch(_without_user(part))) for part in parts]
 
     def _batch(self, rows: Rows) -> Batch:
         return self.ranker.prepared(self.lookup.batch(rows).to(self.device))
@@ -134,50 +163,53 @@ class Meeting:
 _OPEN: dict[str, Meeting] = {}  # the one that this Python worker serves
 
 
-def _open_meeting(plan: ScoringPlan, candidates: Candidates) -> Meeting:
-    if plan.key not in _OPEN or _OPEN[plan.key].candidates is not candidates:
+def _open_meeting(plan: ScoringPlan, candidates: Broadcast[Candidates], key: str) -> Meeting:
+    key = f"{plan.key} {key}"
+    if key not in _OPEN:
         _OPEN.clear()
         scorer = open_scorer(plan)
-        _OPEN[plan.key] = Meeting(scorer.rankers[MAIN], scorer.lookups[MAIN], candidates, plan.batch_rows)
-    return _OPEN[plan.key]
+        _OPEN[key] = Meeting(scorer.rankers[MAIN], scorer.lookups[MAIN], candidates.value, plan.batch_rows)
+    return _OPEN[key]
 
 
 @torch.inference_mode()
 def _best(meeting: Meeting, users: pa.RecordBatch, plan: RecommendPlan) -> pa.RecordBatch:
-    score_UI = meeting.scores(rows_of(users.select(["user_index", *OF_A_USER, "user_views", "user_bookmarks"])))
-    if bool(score_UI.isnan().any()):
+    score_UI = meeting.scores(rows_of(users.select(list(USER_COLUMNS))))
+    if not bool(score_UI.isfinite().all()):
         raise ContractError("the ranker", "scores that are not numbers", "finite scores",
                             "train it again with a lower learning rate, and look for broken vectors")
     illust_I = meeting.candidates["illust_index"]
-    if not plan.known:
-        score_UI[_met(users.column("met"), illust_I)] = -torch.inf
-    best_UK, place_UK = (found.cpu().numpy() for found in score_UI.topk(min(plan.count, len(illust_I))))
+    if not plan.seen:
+        score_UI[_pairs_seen(users.column("seen"), illust_I, meeting.device)] = -torch.inf
+    best_UK, item_UK = (found.cpu().numpy() for found in score_UI.topk(min(plan.count, len(illust_I))))
     there_UK = np.isfinite(best_UK)
     user_UK = np.broadcast_to(users.column("user_index").to_numpy()[:, None], best_UK.shape)
-    rank_UK = np.broadcast_to(np.arange(1, best_UK.shape[1] + 1, dtype=np.int32), best_UK.shape)
+    place_UK = np.broadcast_to(np.arange(1, best_UK.shape[1] + 1, dtype=np.int32), best_UK.shape)
     score = torch.from_numpy(best_UK[there_UK]).double().sigmoid().numpy()
-    return record_batch({"user_index": user_UK[there_UK], "place": rank_UK[there_UK],
-                         "illust_index": illust_I[place_UK[there_UK]], "score": score})
+    return record_batch({"user_index": user_UK[there_UK], "place": place_UK[there_UK],
+                         "illust_index": illust_I[item_UK[there_UK]], "score": score})
 
 
-def _met(met: pa.Array, illust_I: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Rows and columns of the candidates that the users have met; `illust_I` is sorted."""
-    user = np.repeat(np.arange(len(met)), met.value_lengths().to_numpy())
-    illust = met.flatten().to_numpy()
-    place = np.searchsorted(illust_I, illust).clip(max=len(illust_I) - 1)
-    among = illust_I[place] == illust
-    return user[among], place[among]
+def _pairs_seen(seen: pa.Array, illust_I: npt.NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the candidates that the users have seen; `illust_I` is sorted."""
+    user = np.repeat(np.arange(len(seen)), seen.value_lengths().to_numpy())
+    illust = seen.flatten().to_numpy()
+    item = np.searchsorted(illust_I, illust).clip(max=len(illust_I) - 1)
+    there = illust_I[item] == illust
+    rows, columns = (torch.from_numpy(index[there]).to(device) for index in (user, item))
+    return rows, columns
 
 
 def _without_illustration(users: Rows) -> Rows:
     """A row a user of no illustration: the look-up wants one, and the user's side does not read it."""
     nothing = np.zeros(len(users["user_index"]), np.int32)
-    return {**users, **dict.fromkeys(("illust_index", "illust_views", "illust_bookmarks", "label"), nothing)}
+    return {**users, **dict.fromkeys((*ITEM_COLUMNS, "label"), nothing)}
 
 
 def _without_user(candidates: Candidates) -> Rows:
     """A row a candidate of no user, likewise."""
     count = len(candidates["illust_index"])
-    nothing, none = np.zeros(count, np.int32), np.full((count, 1), ABSENT, np.int32)
-    lists = {name: none.astype(np.float32) * 0 if name.endswith("weights") else none for name in OF_A_USER}
-    return {**candidates, **lists, **dict.fromkeys(("user_index", "user_views", "user_bookmarks", "label"), nothing)}
+    single, none = np.zeros(count, np.int32), np.full((count, 1), ABSENT, np.int32)
+    filler: dict[str, Any] = {name: single if name.startswith("user_") else none for name in USER_COLUMNS}
+    weights = {name: np.zeros((count, 1), np.float32) for name in USER_COLUMNS if name.endswith("weights")}
+    return {**candidates, **filler, **weights, "label": single}

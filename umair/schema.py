@@ -145,8 +145,8 @@ def window_table(split: str) -> str:
 
 # ---------------------------------------------------------------- what the ranker says to a site
 RECOMMENDATIONS = Table(
-    name="recommendations", about="the illustrations that suit each user best as of the week's end, best (`place` 1) first; "
-                                  "`score` is the probability that the user bookmarks it after a view",
+    name="recommendations", about="the illustrations that suit each active user best as of the week's end, the best with "
+                                  "`place` 1; `score` is the probability that the user bookmarks it after a view",
     key=("user_id", "place"),
     columns="user_id bigint, user_index int, place int, illust_id bigint, illust_index int, score double")
 

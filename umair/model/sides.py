@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 
@@ -41,9 +40,3 @@ def chosen(side: Side, rows: Tensor | slice) -> Side:
     """Some of the rows, or some of them several times."""
     parts: list[Any] = [part if part is None else part[rows] for part in side]
     return type(side)(*parts)
-
-
-def one_below_the_other(sides: list[Side]) -> Side:
-    """The rows of all of them."""
-    parts: list[Any] = [None if of_all[0] is None else torch.cat(of_all) for of_all in zip(*sides, strict=True)]
-    return type(sides[0])(*parts)

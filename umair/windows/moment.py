@@ -13,18 +13,26 @@ from umair.windows.history import Lengths, add_past
 from umair.windows.interactions import microseconds
 
 
+def active_users(events: DataFrame, moment: datetime, days: int | None = None) -> DataFrame:
+    """Every user with an event in the `days` before `moment` (None: with any before it): user_index, and `seen array<int>`,
+    the illustrations that the user ever viewed or bookmarked before it. events: schema.EVENTS."""
+    users = _before(events, moment).groupBy("user_index").agg(F.max("at_us").alias("last_us"),
+                                                              F.collect_set("illust_index").alias("seen"))
+    if days is not None:
+        users = users.filter(F.col("last_us") >= microseconds(moment - timedelta(days=days)))
+    return users.drop("last_us")
+
+
 def users_at(events: DataFrame, illustrations: DataFrame, moment: datetime, lengths: Lengths, days: int | None = None
              ) -> DataFrame:
-    """Every user with an event in the `days` before `moment` (None: with any before it), as a window's row of that moment
-    would know the user: user_index, PAST_COLUMNS, and `met array<int>`, all that the user ever viewed or bookmarked.
+    """The `active_users` as a window's row of that moment would know them: user_index, seen, PAST_COLUMNS.
 
     events: schema.EVENTS. illustrations: illust_index, tag_indices. Events of the very moment, and later ones, are not seen.
     """
-    known = _before(events, moment)
-    users = known.groupBy("user_index").agg(F.max("at_us").alias("last_us"), F.collect_set("illust_index").alias("met"))
-    if days is not None:
-        users = users.filter(F.col("last_us") >= microseconds(moment - timedelta(days=days)))
-    rows = users.drop("last_us").withColumn("illust_index", F.lit(ABSENT)).withColumn("at_us", F.lit(microseconds(moment)))
+    users, known = active_users(events, moment, days), _before(events, moment)
+    if days is not None:  # nobody walks through the past of others
+        known = known.join(users.select("user_index"), "user_index", how="left_semi")
+    rows = users.withColumn("illust_index", F.lit(ABSENT)).withColumn("at_us", F.lit(microseconds(moment)))
     return add_past(rows, known, illustrations, lengths).drop("illust_index", "at_us")
 
 
