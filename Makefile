@@ -10,7 +10,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf/spark
 SUBMIT := $(JAVA) && $(RUN) spark-submit --driver-memory 3g --driver-java-options "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo week recommend movielens faces terms test lint types bench-embed bench-train bench-recommend evidence-encoders experiments drawn drawn-fine params docs clean
+.PHONY: help setup doctor demo week recommend movielens faces terms test lint types bench-embed bench-train bench-pairs evidence-encoders evidence-recommendations experiments drawn drawn-fine params docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ week: $(VENV)/.ready ## one weekly run on the demo's data: make week WEEK=2026-W
 
 recommend: $(VENV)/.ready ## what suits each of the demo's active users best, after make demo -> table recommendations; WEEK=2026-W10
 	@$(SUBMIT) jobs/recommend_illustrations.py --config conf/local.yaml --week $(WEEK)
+
+evidence-recommendations: $(VENV)/.ready ## docs/evidence/recommendations.md: how good the demo's lists are and how they age, after make demo recommend
+	@$(JAVA) && $(RUN) python benchmarks/recommendations.py --week $(WEEK)
 
 movielens: $(VENV)/.ready ## a real data set through the same jobs: make movielens DATA=folder
 	@$(RUN) python examples/movielens/convert.py $(DATA) runs/movielens/raw
@@ -60,8 +63,8 @@ bench-train: $(VENV)/.ready ## benchmarks/results/train.json: rankers fed and he
 	    deepctr-torch==0.3.0 requests urllib3 charset-normalizer certifi || echo "no deepctr-torch to be had: the comparison with it is left out" >&2
 	@$(JAVA) && $(RUN) python benchmarks/train.py $$(test -d runs/deepctr/deepctr_torch && echo --deepctr runs/deepctr)
 
-bench-recommend: $(VENV)/.ready ## benchmarks/results/recommend.json: every user with every candidate, sides made once over row by row
-	@$(RUN) python benchmarks/recommend.py
+bench-pairs: $(VENV)/.ready ## benchmarks/results/pairs.json: every user with every candidate, sides made once over row by row
+	@$(RUN) python benchmarks/pairs.py
 
 evidence-encoders: $(VENV)/.ready ## docs/evidence/encoders.md: what image vectors find; SEEDS="0 1 2"
 	@$(JAVA) && $(RUN) python benchmarks/encoders.py --seeds $(SEEDS)

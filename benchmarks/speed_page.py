@@ -85,14 +85,15 @@ def _train(result: Result) -> str:
            _table(("batch", "ours", "theirs with a fused Adam", "theirs", "ours over the fused", "least and most", "ours over theirs", "ours, dense"), rivals)] if rivals else []), ""])
 
 
-def _recommend(result: Result) -> str:
+def _pairs(result: Result) -> str:
     rates, ratios = result["pairs_per_second"], result["once_over_row_by_row"]
     rows = [("users and illustrations made once, look-ups included", round(rates["once"]), "", "")]
     rows += [(f"{name}, {what}", round(rates[name]), ratios[name], " to ".join(map(str, result["least_and_most"][name])))
              for name, what in (("row by row", "held in memory"), ("row by row, looked up", "each row from the pack"))]
-    return (f"## Every user with every candidate (make bench-recommend)\n\n{result['pairs']:,} pairs of the default on one thread, users with histories "
-            "of 200: what the ranker makes of a user alone and of an illustration alone, made once each and met in every pair, as "
-            "`jobs/recommend_illustrations.py` does, over scoring each pair as a row of its own. Medians of five rounds.\n\n"
+    listed = " and ".join(f"{length:g} {name}" for name, length in result["listed"].items())
+    return (f"## Every user with every candidate (make bench-pairs)\n\n{result['users']:,} users, whose lists name {listed} illustrations on average, and {result['illustrations']:,} "
+            "illustrations; the default, untrained, on one thread. What the ranker makes of a user alone and of an illustration alone, made once each (for these users) and met in every pair, as "
+            "`jobs/recommend_illustrations.py` does, over scoring each pair as a row of its own. Without Spark, and without leaving out what was seen. Medians of five rounds.\n\n"
             + _table(("", "pairs a second", "once over this", "least and most"), rows) + "\n")
 
 
@@ -123,7 +124,7 @@ def _gpu_feeding(result: Result) -> str:
             + _table(("pixels", "processes", "threads each", "pictures per second", "over bare"), rows) + "\n")
 
 
-PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "recommend": _recommend, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
+PARTS: dict[str, Callable[[Result], str]] = {"embed": _embed, "train": _train, "pairs": _pairs, "gpu_encoders": _gpu_encoders, "gpu_feeding": _gpu_feeding,
                                              "gpu_ranker": _gpu_ranker, "gpu_ranker_eager": _gpu_ranker, "gpu_ranker_graph": _gpu_ranker}
 
 

@@ -28,18 +28,20 @@ def recommend_illustrations(job: Job) -> dict[str, Any]:
     folder = job.model_folder("train_ranker") / MAIN
     require_sides(load_ranker(folder))  # now, and not after all history was gone through
     scoring = replace(plan_for(job.store.root, folder, job.config.training.features),
-                      batch_rows=job.config.evaluation.batch_rows, threads=job.config.evaluation.threads)
+                      batch_rows=config.batch_rows, threads=config.threads)
     events, illustrations, moment = job.read("events"), job.read("illustrations"), job.week.end
+    chosen = among(illustrations, config.candidates)
     with job.phase("count users"):
         active = active_users(events, moment, config.active_days).count()
     users = users_at(events, illustrations, moment, job.config.windows.lengths(), config.active_days)
-    candidates = candidates_at(events, among(illustrations, config.candidates), moment, config.candidate_days)
+    candidates = candidates_at(events, chosen, moment, config.candidate_days)
     with job.phase("candidates"):
         found = recommend(users, candidates, RecommendPlan(scoring, config.count, config.seen), active)
     named = (found.join(job.read("users").select("user_index", "user_id"), "user_index", how="inner")
              .join(illustrations.select("illust_index", "illust_id"), "illust_index", how="inner"))
-    sorted_rows = named.select(*RECOMMENDATIONS.column_names).sortWithinPartitions("user_index", "place")
-    snapshot = job.commit(RECOMMENDATIONS.name, sorted_rows, ranker=str(folder), moment=moment.isoformat())
+    whole = named.select(*RECOMMENDATIONS.column_names).repartition("user_index").sortWithinPartitions("user_index", "place")
+    snapshot = job.commit(RECOMMENDATIONS.name, whole, ranker=str(folder), moment=moment.isoformat(),
+                          recommend=config.model_dump(mode="json"))
     return {"versions": {RECOMMENDATIONS.name: snapshot.version}, "rows": snapshot.rows}
 
 

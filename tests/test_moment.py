@@ -61,6 +61,10 @@ def test_days_bound_who_is_active_and_what_is_new(spark):
     assert set(users_known(spark, events, END, days=5)) == {1, 4, 5}
     assert set(users_known(spark, events, END, days=4)) == {1, 5}
     assert set(users_known(spark, events, day(1.75), days=4)) == {1, 4}
+    crowd = random_events(1, users=30, count=120)
+    whole, narrow = users_known(spark, crowd, END), users_known(spark, crowd, END, days=2)
+    assert 0 < len(narrow) < len(whole)
+    assert narrow == {user: whole[user] for user in narrow}  # the past of those who are active is not cut
     illustrations = spark.createDataFrame([(0, [1], day(30)), (1, [1], day(7)), (2, [1], day(6)), (3, [1], END)],
                                           "illust_index int, tag_indices array<int>, created_at timestamp")
     told = frames(spark, events)[0]

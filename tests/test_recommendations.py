@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,7 +15,7 @@ from small_site import ILLUSTRATIONS, MAIN, RIVAL, USERS, Site, make_site, save
 
 from umair import recommendations
 from umair.errors import ConfigError, ContractError
-from umair.recommendations import USER_COLUMNS, Meeting, RecommendPlan, among, recommend
+from umair.recommendations import ITEM_COLUMNS, USER_COLUMNS, Meeting, RecommendPlan, among, recommend, recommend_batches
 from umair.training.checkpoint import load_ranker
 from umair.training.lookup import COLUMNS, Lookup
 
@@ -98,11 +100,24 @@ def test_candidates_may_come_in_blocks(site, known, monkeypatch):
 
 def test_the_first_places_of_a_longer_list_are_a_shorter_one(site, users, candidates, known):
     expected = row_by_row(site, known)
-    found = found_by(users.repartition(1), candidates.repartition(5), RecommendPlan(site.plan, 6))
+    found = found_by(users, candidates.repartition(5), RecommendPlan(site.plan, 6))
     check(found, expected[expected["place"] <= 6].reset_index(drop=True))
     sizes = found.groupby("user_index").size()
     assert (sizes[2], set(known["user_index"]) - set(sizes.index)) == (4, {3})  # one has seen all but four, one has seen all
     assert (sizes.drop(2) == 6).all()
+
+
+def test_a_task_may_have_many_users(site, users, candidates, known):
+    """As `mapInArrow` calls it: 70 users in one batch meet in groups of 32."""
+    many = users.sort("user_index").toArrow().to_pandas().sample(70, replace=True, random_state=0, ignore_index=True)
+    batch = pa.RecordBatch.from_pandas(many, users.toArrow().schema, preserve_index=False)
+    columns = {name: np.sort(np.array([illust for illust in range(ILLUSTRATIONS) if illust != 7], np.int32)) for name in ITEM_COLUMNS}
+    columns |= {"illust_views": 3 * columns["illust_index"] % 11, "illust_bookmarks": columns["illust_index"] % 4}
+    found = pa.Table.from_batches(recommend_batches(iter([batch]), RecommendPlan(site.plan, 6), SimpleNamespace(value=columns), "key")).to_pandas()
+    expected = row_by_row(site, known)
+    for user, times in many["user_index"].value_counts().items():
+        mine, own = found[found["user_index"] == user], expected[(expected["user_index"] == user) & (expected["place"] <= 6)]
+        np.testing.assert_allclose(np.sort(mine["score"]), np.sort(np.repeat(own["score"], times)), atol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [float("nan"), float("inf")])

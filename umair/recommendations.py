@@ -50,7 +50,7 @@ Candidates = dict[str, npt.NDArray[np.int32]]  # ITEM_COLUMNS: [I] each, by illu
 
 
 class RecommendConfig(Section):
-    """Who is recommended what. `evaluation.batch_rows` and `evaluation.threads` hold here too."""
+    """Who is recommended what."""
 
     count: int = Field(50, gt=0)  # illustrations a user, at most
     active_days: int | None = Field(28, gt=0)  # users with an event in so many days before the week's end; null: with any
@@ -58,6 +58,8 @@ class RecommendConfig(Section):
     candidates: str | None = None  # which of them: a condition in SQL on the table illustrations, such as x_restrict = 0
     seen: bool = False  # whether illustrations that the user has viewed or bookmarked may be among them
     rejected: bool = Field(False, exclude=True)  # whether a ranker that the evaluation rejected may recommend
+    batch_rows: int = Field(2_048, gt=0, exclude=True)  # illustrations whose sides are made at once
+    threads: int = Field(1, gt=0, exclude=True)  # of torch, in each Spark task
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def recommend(users: DataFrame, candidates: DataFrame, plan: RecommendPlan, acti
     key = hashlib.sha256(b"".join(column.tobytes() for column in columns.values())).hexdigest()
     shared = users.sparkSession.sparkContext.broadcast(columns)
     work = in_worker(functools.partial(recommend_batches, plan=plan, candidates=shared, key=key))
-    # a stage of its own: in one with `add_past`, which is Python too, workers would change their parts and load all anew
-    spread = users.repartition(tasks_for(users.sparkSession, active, USERS_A_TASK, TASKS_A_SLOT))
+    # A stage of its own: within one, Spark gives its Python workers this work and that of `add_past` by turns, so that they
+    # would open the ranker again and again. By user and not by turns, so that a lost task is made again as it was.
+    spread = users.repartition(tasks_for(users.sparkSession, active, USERS_A_TASK, TASKS_A_SLOT), "user_index")
     return spread.mapInArrow(work, FOUND)
 
 

@@ -1,9 +1,9 @@
-"""Every user with every candidate: sides made once over pairs scored row by row, benchmarks/results/recommend.json.
+"""Every user with every candidate: sides made once over pairs scored row by row, benchmarks/results/pairs.json.
 
-    python benchmarks/recommend.py [--users 256]
+    python benchmarks/pairs.py [--users 256]
 
-The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users with histories of 200, one thread of
-torch; users as their last test rows know them. "once": users' and candidates' look-ups and sides included, and the sides of
+The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users, one thread of torch; users as the
+test row that knows most of them. "once": users' and candidates' look-ups and sides included, and the sides of
 the candidates made for these users alone; without Spark, and without leaving out what was seen. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
 "row by row, looked up": with the look-up of each row. Medians over rounds in which each has its turn.
 """
@@ -24,6 +24,7 @@ import umair  # noqa: F401  # before torch: docs/decisions/017
 
 # isort: split
 import numpy as np
+import numpy.typing as npt
 import torch
 from speed_page import write_speed_page
 
@@ -37,7 +38,7 @@ from umair.training.features import Features
 from umair.training.lookup import COLUMNS, Lookup
 from umair.training.reader import Rows, read_rows
 
-RESULTS = ROOT / "benchmarks/results/recommend.json"
+RESULTS = ROOT / "benchmarks/results/pairs.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
 ROUNDS, PAIRS, ITEM_ROWS = 5, 8_192, 2_048
 
@@ -50,7 +51,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="umair-bench-"))
     try:
         draw_numeric_world(NumericWorldConfig(rows=200_000, history=200), folder / "world")
-        result = {**provenance(f"python benchmarks/recommend.py --users {given.users}"), **_compare(folder / "world", given.users)}
+        result = {**provenance(f"python benchmarks/pairs.py --users {given.users}"), **_compare(folder / "world", given.users)}
     finally:
         shutil.rmtree(folder)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -59,25 +60,25 @@ def main() -> None:
 
 
 def _compare(world: Path, count: int) -> dict[str, Any]:
-    """Raises AssertionError where the first PAIRS pairs are not scored alike."""
+    """Raises AssertionError where PAIRS random pairs are not scored alike."""
     inputs = numeric_inputs(world)
     features = Features.open(world / "features" / inputs.source.key)
     torch.manual_seed(0)
     ranker = build_ranker(load_config(EXPERIMENT, [], ExperimentConfig).rankers[DEFAULT], features.widths).eval()
     lookup = Lookup(features, ranker)
     users, candidates = _sides(inputs.rows_by_file["test"], features.illustrations, count)
-    rows = _pairs(users, candidates)
+    rows, user, item = _pairs(users, candidates)
     with torch.inference_mode():
         batch = lookup.batch(rows)
-        torch.testing.assert_close(Meeting(ranker, lookup, candidates, ITEM_ROWS).scores(users).flatten()[:PAIRS], ranker(batch).logit_B,
-                                   rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(Meeting(ranker, lookup, candidates, ITEM_ROWS).scores(users)[user, item], ranker(batch).logit_B, rtol=1e-3, atol=1e-4)
         pairs = count * len(candidates["illust_index"])
         ways = {"once": (lambda: _recommended(ranker, lookup, users, candidates), pairs),
                 "row by row": (lambda: [ranker(batch) for _ in range(4)], 4 * PAIRS),
                 "row by row, looked up": (lambda: [ranker(lookup.batch(rows)) for _ in range(4)], 4 * PAIRS)}
         rounds = [{name: _rate(*way) for name, way in ways.items()} for _ in range(ROUNDS)]
     ratios = {name: [each["once"] / each[name] for each in rounds] for name in ways if name != "once"}
-    return {"pairs": pairs, "pairs_per_second": {name: round(statistics.median(each[name] for each in rounds)) for name in ways},
+    listed = {name: round(float((users[name] >= 0).sum(1).mean()), 1) for name in ("bookmarked", "passed")}
+    return {"pairs": pairs, "users": count, "illustrations": len(candidates["illust_index"]), "listed": listed, "pairs_per_second": {name: round(statistics.median(each[name] for each in rounds)) for name in ways},
             "once_over_row_by_row": {name: round(statistics.median(each), 2) for name, each in ratios.items()},
             "least_and_most": {name: [round(min(each), 2), round(max(each), 2)] for name, each in ratios.items()}}
 
@@ -89,22 +90,23 @@ def _recommended(ranker: Any, lookup: Lookup, users: Rows, candidates: Candidate
 
 
 def _sides(files: dict[str, int], illustrations: int, count: int) -> tuple[Rows, Candidates]:
-    """The last rows of so many users, and every illustration with some counts."""
+    """Of so many users the row that knows most of them, and every illustration with some counts."""
     chunks = list(read_rows(dict(sorted(files.items())), COLUMNS))
     rows = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in COLUMNS}
-    last = np.unique(rows["user_index"][::-1], return_index=True)[1]
-    chosen = len(rows["user_index"]) - 1 - last[:count]
+    order = np.lexsort((-rows["user_views"], rows["user_index"]))
+    chosen = order[np.unique(rows["user_index"][order], return_index=True)[1]][:count]
     draw = np.random.default_rng(0)
     counts = (np.arange(illustrations), draw.integers(0, 500, illustrations), draw.integers(0, 100, illustrations))
     return ({name: column[chosen] for name, column in rows.items() if name not in ITEM_COLUMNS},
             {name: column.astype(np.int32) for name, column in zip(ITEM_COLUMNS, counts, strict=True)})
 
 
-def _pairs(users: Rows, candidates: Candidates) -> Rows:
-    """The first PAIRS pairs, as a window's rows."""
-    place = np.arange(PAIRS)
-    user, item = place // len(candidates["illust_index"]), place % len(candidates["illust_index"])
-    return {**{name: column[user] for name, column in users.items()}, **{name: column[item] for name, column in candidates.items()}}
+def _pairs(users: Rows, candidates: Candidates) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """PAIRS random pairs as a window's rows, and which user and which candidate each is of."""
+    draw = np.random.default_rng(1)
+    user, item = (draw.integers(0, len(side), PAIRS) for side in (users["user_index"], candidates["illust_index"]))
+    rows = {**{name: column[user] for name, column in users.items()}, **{name: column[item] for name, column in candidates.items()}}
+    return rows, user, item
 
 
 def _rate(work: Callable[[], Any], pairs: int) -> float:
