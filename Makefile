@@ -79,7 +79,7 @@ drawn-fine: $(VENV)/.ready ## docs/evidence/rankers_on_drawn_fine.md: the same w
 	@$(SUBMIT) jobs/weekly.py --config conf/drawn_fine.yaml --week 2026-W10
 	@$(RUN) umair experiments conf/experiments/drawn_fine.yaml conf/experiments/drawn_fine_rivals.yaml --page docs/evidence/rankers_on_drawn_fine.md
 
-experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (340 trainings, some five hours on two cores)
+experiments: $(VENV)/.ready ## docs/evidence/rankers.md and table4.md: rankers on numeric worlds (340 trainings, four and a half hours on two cores)
 	@$(RUN) umair experiments conf/experiments/paper.yaml conf/experiments/paper_free.yaml --page docs/evidence/table4.md
 	@$(RUN) umair experiments conf/experiments/paper_without_semantic.yaml --page docs/evidence/table4_without_semantic.md
 	@$(RUN) umair experiments conf/experiments/numeric.yaml --page docs/evidence/rankers.md

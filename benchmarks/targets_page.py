@@ -30,13 +30,14 @@ def targets_page() -> str:
     for what, least, found, page in (*_rankers(), *_speed(), *_gpu()):
         lines.append(f"| {what} | {least:g} | {found:.3g} | {'reached' if found >= least else '**missed**'} | [{page}]({page}.md) |")
     rows = _read(EVIDENCE / "rankers_on_drawn.json")["experiments"]["drawn"]["rows"]
+    minutes = sum(each["minutes"] / each["at_once"] for each in _read(EVIDENCE / "rankers.json")["experiments"]["numeric"]["trained"])
     once = [each["once_over_row_by_row"] for each in _read(RESULTS / "train.json")["catalogue"].values()]
     lines += ["", "Users and illustrations made once each are scored where they are known at one moment, as recommendations are. The test window's rows are not: each knows",
               "its user and its illustration as of a moment of its own. There a list is summed once instead of illustration by illustration, "
               f"{min(once):.0f} to {max(once):.0f} times as fast ([speed](speed.md), docs/decisions/011 and 024).", "",
-              "On two cores `make params` takes three seconds, `make bench-train` what [speed](speed.md) says, `make experiments` some five hours:",
-              "29, 47 and 8 minutes for paper, paper_free and paper_without_semantic, run in one go on a fresh clone, beside tests; and by adding up 90 minutes of one core for each of",
-              "five seeds of numeric, which was not run to its end in one go: most of its trainings were made on a GPU under NVIDIA's MPS, in eleven minutes (docs/decisions/015).",
+              "On two cores `make params` takes three seconds, `make bench-train` what [speed](speed.md) says, `make experiments` four and a half hours: 29, 47 and 8 minutes",
+              f"for paper, paper_free and paper_without_semantic, run in one go on a fresh clone, beside tests, and {minutes:.0f} for numeric: the time of all its trainings, two at once,",
+              "in that clone, in several goes with other work between them. On one GPU most of them once took eleven minutes (docs/decisions/015).",
               "What is finished is kept, so that any of them goes on where it was stopped.", "",
               f"The drawn world has 500,000 views and the bookmarks that follow them; {rows['train']:,}, {rows['valid']:,} and {rows['test']:,} of the views are rows of the",
               "three windows; the days before them are history alone.", "",
