@@ -152,7 +152,7 @@ def test_a_rejected_ranker_recommends_nothing_unless_it_is_asked_for(tmp_path: P
     with pytest.raises(ConfigError, match=r"week 2026-W10: found a ranker that the evaluation rejected; expected an accepted one.*"
                                           r"recommend\.rejected=true"):
         run_step(job_of(tmp_path), recommend_illustrations)
-    with pytest.raises(StorageError, match=r"no facts\.json"):  # it goes on, to the ranker that nobody has trained here
+    with pytest.raises(StorageError, match=r"found no usable config\.json"):  # it goes on, to the ranker that nobody has trained here
         run_step(job_of(tmp_path, "recommend.rejected=true"), recommend_illustrations)
 
 

@@ -28,6 +28,7 @@ CODE = (  # what a trial's scores depend on beside its configuration and rows; n
     "experiments/trial.py", "metrics.py", "baselines",
     "model/batch.py", "model/compact.py", "model/contribution.py", "model/cross_network.py", "model/listed.py",
     "model/match.py", "model/new_ids.py", "model/norm.py", "model/profiles.py", "model/projection.py", "model/ranker.py",
+    "model/sides.py",
     "training/ahead.py", "training/buckets.py", "training/checkpoint.py", "training/features.py", "training/feed.py",
     "training/inputs.py", "training/lookup.py", "training/loop.py", "training/packing.py", "training/ranks.py",
     "training/reader.py", "training/rest.py", "training/row_adam.py", "training/schedule.py", "training/shares.py",
