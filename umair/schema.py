@@ -147,7 +147,7 @@ def window_table(split: str) -> str:
 RECOMMENDATIONS = Table(
     name="recommendations", about="the illustrations that suit each active user best as of the week's end, the best with "
                                   "`place` 1; `score` is the ranker's estimate of the probability that the user, "
-                                  "shown it, bookmarks it (with sampled negatives only the order says something)",
+                                  "viewing it, bookmarks it (with sampled negatives only the order says something)",
     key=("user_id", "place"),
     columns="user_id bigint, user_index int, place int, illust_id bigint, illust_index int, score double")
 
