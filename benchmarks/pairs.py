@@ -5,7 +5,8 @@
 The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users, one thread of torch; users as the
 test row that knows most of them. "once": users' and candidates' look-ups and sides included, and the sides of
 the candidates made for these users alone; without Spark, and without leaving out what was seen. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
-"row by row, looked up": with the look-up of each row. Medians over rounds in which each has its turn.
+"row by row, looked up": with the look-up of each row. "window": the rows of the test window, each by the sides of its user's and
+its illustration's first row there, look-ups included, over each as its own row, looked up. Medians over rounds in which each has its turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from umair.config import load_config
 from umair.evidence import ROOT, provenance
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
+from umair.model.sides import chosen
 from umair.recommendations import ITEM_COLUMNS, USERS, Candidates, Meeting
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
@@ -56,7 +58,7 @@ def main() -> None:
         shutil.rmtree(folder)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_speed_page()
-    print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), **{name: result[name] for name in ("pairs", "once_over_row_by_row")}}))
+    print(json.dumps({"result": str(RESULTS.relative_to(ROOT)), **{name: result[name] for name in ("pairs", "once_over_row_by_row", "window")}}))
 
 
 def _compare(world: Path, count: int) -> dict[str, Any]:
@@ -75,12 +77,52 @@ def _compare(world: Path, count: int) -> dict[str, Any]:
         ways = {"once": (lambda: _recommended(ranker, lookup, users, candidates), pairs),
                 "row by row": (lambda: [ranker(batch) for _ in range(4)], 4 * PAIRS),
                 "row by row, looked up": (lambda: [ranker(lookup.batch(rows)) for _ in range(4)], 4 * PAIRS)}
+        window = _read(inputs.rows_by_file["test"])
+        size = len(window["label"])
+        _by_sides(ranker, lookup, window, check=True)
+        ways |= {"window, once": (lambda: _by_sides(ranker, lookup, window), size),
+                 "window, row by row": (lambda: [ranker(lookup.batch(part)).logit_B for part in _parts(window)], size)}
         rounds = [{name: _rate(*way) for name, way in ways.items()} for _ in range(ROUNDS)]
+    of_window = [each["window, once"] / each.pop("window, row by row") for each in rounds]
+    rates = [round(each.pop("window, once")) for each in rounds]
+    ways = {name: way for name, way in ways.items() if not name.startswith("window")}
     ratios = {name: [each["once"] / each[name] for each in rounds] for name in ways if name != "once"}
     listed = {name: round(float((users[name] >= 0).sum(1).mean()), 1) for name in ("bookmarked", "passed")}
     return {"pairs": pairs, "users": count, "illustrations": len(candidates["illust_index"]), "listed": listed, "pairs_per_second": {name: round(statistics.median(each[name] for each in rounds)) for name in ways},
             "once_over_row_by_row": {name: round(statistics.median(each), 2) for name, each in ratios.items()},
-            "least_and_most": {name: [round(min(each), 2), round(max(each), 2)] for name, each in ratios.items()}}
+            "least_and_most": {name: [round(min(each), 2), round(max(each), 2)] for name, each in ratios.items()},
+            "window": {"rows": size, "users": len(np.unique(window["user_index"])), "illustrations": len(np.unique(window["illust_index"])),
+                       "rows_per_second": round(statistics.median(rates)), "once_over_row_by_row": round(statistics.median(of_window), 2),
+                       "least_and_most": [round(min(of_window), 2), round(max(of_window), 2)]}}
+
+
+def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False) -> None:
+    """Scores every row by its user's and its illustration's side. Raises AssertionError, if asked to look, where a row whose own
+    sides these are is not scored as it is alone."""
+    made, places, firsts = {}, {}, {}
+    for name, side_of in (("user_index", ranker.user_side), ("illust_index", ranker.item_side)):
+        _, firsts[name], places[name] = np.unique(window[name], return_index=True, return_inverse=True)
+        own = {column: values[firsts[name]] for column, values in window.items()}
+        parts = [side_of(ranker.prepared(lookup.batch(part))) for part in _parts(own)]
+        made[name] = type(parts[0])(*(None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True)))
+    index = {name: torch.from_numpy(place) for name, place in places.items()}
+    logit_N = torch.cat([ranker.meet(*(chosen(made[name], index[name][first:first + PAIRS]) for name in made)).logit_B
+                         for first in range(0, len(window["label"]), PAIRS)])
+    if check:
+        both = np.intersect1d(*firsts.values())
+        assert len(both), "no row is the first of its user and of its illustration"
+        alone = ranker(lookup.batch({name: values[both] for name, values in window.items()})).logit_B
+        torch.testing.assert_close(logit_N[both], alone, rtol=1e-3, atol=1e-4)
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    for first in range(0, len(rows["label"]), ITEM_ROWS):
+        yield {name: column[first:first + ITEM_ROWS] for name, column in rows.items()}
+
+
+def _read(files: dict[str, int]) -> Rows:
+    chunks = list(read_rows(dict(sorted(files.items())), COLUMNS))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in COLUMNS}
 
 
 def _recommended(ranker: Any, lookup: Lookup, users: Rows, candidates: Candidates) -> None:
@@ -91,8 +133,7 @@ def _recommended(ranker: Any, lookup: Lookup, users: Rows, candidates: Candidate
 
 def _sides(files: dict[str, int], illustrations: int, count: int) -> tuple[Rows, Candidates]:
     """Of so many users the row that knows most of them, and every illustration with some counts."""
-    chunks = list(read_rows(dict(sorted(files.items())), COLUMNS))
-    rows = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in COLUMNS}
+    rows = _read(files)
     order = np.lexsort((-rows["user_views"], rows["user_index"]))
     chosen = order[np.unique(rows["user_index"][order], return_index=True)[1]][:count]
     draw = np.random.default_rng(0)

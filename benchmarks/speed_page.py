@@ -90,11 +90,14 @@ def _pairs(result: Result) -> str:
     rows = [("users and illustrations made once, look-ups included", round(rates["once"]), "", "")]
     rows += [(f"{name}, {what}", round(rates[name]), ratios[name], " to ".join(map(str, result["least_and_most"][name])))
              for name, what in (("row by row", "held in memory"), ("row by row, looked up", "each row from the pack"))]
+    window = result["window"]
     listed = " and ".join(f"{length:g} {name}" for name, length in result["listed"].items())
     return (f"## Every user with every candidate (make bench-pairs)\n\n{result['users']:,} users, whose lists name {listed} illustrations on average, and {result['illustrations']:,} "
             "illustrations; the default, untrained, on one thread. What the ranker makes of a user alone and of an illustration alone, made once each (for these users) and met in every pair, as "
             "`jobs/recommend_illustrations.py` does, over scoring each pair as a row of its own. Without Spark, and without leaving out what was seen. Medians of five rounds.\n\n"
-            + _table(("", "pairs a second", "once over this", "least and most"), rows) + "\n")
+            + _table(("", "pairs a second", "once over this", "least and most"), rows)
+            + (f"\n\nThe {window['rows']:,} rows of the test window, each by the sides of its user's and its illustration's first row there ({window['users']:,} and {window['illustrations']:,}), which knows nothing of what came after: "
+               f"{window['rows_per_second']:,} rows a second, look-ups included, {window['once_over_row_by_row']} ({window['least_and_most'][0]} to {window['least_and_most'][1]}) times as fast as each as its own row.\n"))
 
 
 def _gpu_encoders(result: Result) -> str:

@@ -90,6 +90,8 @@ def _speed() -> Iterator[Target]:
             paper = result["steps"][name.replace(DEFAULT, "paper")]
             yield f"{name}: rows a second of training, over those of the paper's form", 0.7, each["fed"] / paper["fed"], "speed"
             yield f"{name}: scoring, read and looked up, over training", 1, each["scoring_over_training"], "speed"
+    window = _read(RESULTS / "pairs.json")["window"]["once_over_row_by_row"]
+    yield "the test window, by users and illustrations made once each, over row by row, both looked up", 3, window, "speed"
     for name, ratio in _read(RESULTS / "pairs.json")["once_over_row_by_row"].items():
         yield f"every user with every candidate: users and illustrations made once each, over pairs scored {name}", 3, ratio, "speed"
     for batch, each in result.get("dcn_v2", {}).items():
