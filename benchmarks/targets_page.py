@@ -32,8 +32,8 @@ def targets_page() -> str:
     rows = _read(EVIDENCE / "rankers_on_drawn.json")["experiments"]["drawn"]["rows"]
     minutes = sum(each["minutes"] / each["at_once"] for each in _read(EVIDENCE / "rankers.json")["experiments"]["numeric"]["trained"])
     once = [each["once_over_row_by_row"] for each in _read(RESULTS / "train.json")["catalogue"].values()]
-    lines += ["", "Users and illustrations made once each are scored where they are known at one moment, as recommendations are. The test window's rows are not: each knows",
-              "its user and its illustration as of a moment of its own. There a list is summed once instead of illustration by illustration, "
+    lines += ["", "Users and illustrations made once each are scored where they are known at one moment, as recommendations are. The evaluation scores the test window's rows",
+              "each as of a moment of its own; above they are scored the other way as a measurement alone. In the evaluation a list is summed once instead of illustration by illustration, "
               f"{min(once):.0f} to {max(once):.0f} times as fast ([speed](speed.md), docs/decisions/011 and 024).", "",
               "On two cores `make params` takes three seconds, `make bench-train` what [speed](speed.md) says, `make experiments` four and a half hours: 29, 47 and 8 minutes",
               f"for paper, paper_free and paper_without_semantic, run in one go on a fresh clone, beside tests, and {minutes:.0f} for numeric: the time of all its trainings, two at once,",
