@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from umair.errors import DEFECT, SURROUNDINGS, ClusterError, ConfigError, ContractError
-from umair.training.ranks import Ranks, gathered_buffers, run_ranks, take_device
+from umair.training.ranks import LOOK_SECONDS, VAIN_LOOKS, Ranks, gathered_buffers, run_ranks, take_device
 from umair.training.terminal import Terminal, connect
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test file
@@ -111,6 +111,42 @@ def test_a_crash_and_a_killed_rank_are_cluster_errors(spark, how, match, code):
     with pytest.raises(ClusterError, match=match) as raised:
         run_ranks(spark, crash_or_die, {"how": how}, 2)
     assert raised.value.exit_code == code
+
+
+def crash_unheard(ranks: Ranks) -> None:
+    """What Horovod does to a rank that asks it in the very instant in which another's crash ends it: the wait never returns."""
+    from horovod.torch import mpi_ops
+
+    if ranks.index == 1:
+        raise KeyError("lost")
+    mpi_ops._handle_map[-1] = (None, None)
+    mpi_ops.mpi_lib.horovod_torch_wait_and_clear = lambda handle: time.sleep(3600)
+    mpi_ops.synchronize(-1)
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_that_horovod_never_answers_is_given_up(spark):
+    with pytest.raises(ClusterError, match="rank 1 of 2: found KeyError: 'lost'"):
+        run_ranks(spark, crash_unheard, {}, 2)
+
+
+def finish_late(ranks: Ranks) -> str:
+    if ranks.index == 0:
+        time.sleep(LOOK_SECONDS * (VAIN_LOOKS + 2))  # Horovod has ended, as the other rank has; this one waits for nothing
+    return f"{ranks.index} of {ranks.count}"
+
+
+def test_a_rank_may_work_on_when_the_others_are_done(spark):
+    assert run_ranks(spark, finish_late, {}, 2) == ["0 of 2", "1 of 2"]
+
+
+def leave(ranks: Ranks) -> None:
+    raise SystemExit(f"rank {ranks.index} leaves")
+
+
+def test_a_rank_that_exits_is_no_rank_that_is_done(spark):
+    with pytest.raises(ClusterError, match="rank 0 of 1: found SystemExit: rank 0 leaves"):
+        run_ranks(spark, leave, {}, 1)
 
 
 class JavaError(Exception):

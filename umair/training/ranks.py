@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger("umair")
+LOOK_SECONDS, VAIN_LOOKS = 1.0, 10  # between two looks whether a rank waits in vain, and how many such looks are proof
 START_SECONDS = "spark.umair.startSeconds", "120"  # a submit setting: by when Spark must have started a task for every rank
 
 
@@ -283,12 +285,34 @@ def _send_rows(gradient: Tensor, name: str) -> tuple[int, int]:
 
 def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int, device: str, terminal: Address
              ) -> dict[str, Any]:
-    """Runs `train` and turns whatever happens into a plain value, so that the driver can tell causes from echoes."""
+    """Runs `train` and turns whatever happens into a plain value, so that the driver can tell causes from echoes.
+
+    In a thread that this one looks after: what a rank asks of Horovod (0.28.1) in the instant in which another rank's end
+    stops it here is never answered, and Horovod would wait for the answer until somebody kills the job.
+    """
+    hvd, outcomes, vain = _horovod(), [], 0
+    hvd.init()
+    given = train, arguments, threads, device, terminal
+    work = threading.Thread(target=lambda: outcomes.append(_outcome(*given)), daemon=True)
+    work.start()
+    try:
+        while work.is_alive() and vain < VAIN_LOOKS:
+            work.join(LOOK_SECONDS)
+            vain = vain + 1 if _waits_in_vain(work) else 0
+    finally:
+        hvd.shutdown()  # tells the others: whoever waits for this rank gets HorovodInternalError instead of a hang
+    if work.is_alive():
+        atexit.register(os._exit, 0)  # the thread still reads what Python would take down before it exits
+        return {"stopped": "Horovod ended while its answer was waited for"}
+    return outcomes[0]
+
+
+def _outcome(train: Callable[..., Any], arguments: dict[str, Any], threads: int, device: str, terminal: Address
+             ) -> dict[str, Any]:
     from horovod.common.exceptions import HorovodInternalError
 
     hvd = _horovod()
-    hvd.init()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads)  # of this thread, as the device is
     try:
         stream = connect(terminal) if hvd.rank() == 0 else None
         ranks = HorovodRanks(hvd.rank(), hvd.size(), hvd.local_rank(), take_device(device, hvd.local_rank()), stream)
@@ -297,10 +321,22 @@ def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int,
         return {"error": (type(error).__name__, error.where, error.found, error.expected, error.do)}
     except HorovodInternalError as error:  # another rank went away first
         return {"stopped": _first_line(error)}
-    except Exception:
+    except BaseException:  # SystemExit too, of which a thread says nothing
         return {"crash": traceback.format_exc()}
-    finally:
-        hvd.shutdown()  # tells the others: whoever waits for this rank gets HorovodInternalError instead of a hang
+
+
+def _waits_in_vain(work: threading.Thread) -> bool:
+    """Whether the thread waits for Horovod, which has ended: it shows that only where asked for its sets of processes."""
+    from horovod.torch import mpi_ops
+
+    try:
+        mpi_ops._basics._get_process_set_ids_and_ranks()
+        return False
+    except (ValueError, RuntimeError):
+        frame = sys._current_frames().get(work.ident or 0)
+    while frame is not None and frame.f_code is not mpi_ops.synchronize.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def take_device(device: str, local_index: int) -> str:
