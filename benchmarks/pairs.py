@@ -33,8 +33,8 @@ from umair.config import load_config
 from umair.evidence import ROOT, provenance
 from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
-from umair.model.sides import chosen
-from umair.recommendations import ITEM_COLUMNS, USERS, Candidates, Meeting
+from umair.model.sides import chosen, joined
+from umair.recommendations import ITEM_COLUMNS, USER_COLUMNS, USERS, Candidates, Meeting
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
 from umair.training.lookup import COLUMNS, Lookup
@@ -100,14 +100,15 @@ def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False)
     """Scores every row by its user's and its illustration's side. Raises AssertionError, if asked to look, where a row whose own
     sides these are is not scored as it is alone."""
     made, places, firsts = {}, {}, {}
-    for name, side_of in (("user_index", ranker.user_side), ("illust_index", ranker.item_side)):
+    for columns, looked_up, side_of in ((USER_COLUMNS, lookup.users, ranker.user_side), (ITEM_COLUMNS, lookup.items, ranker.item_side)):
+        name = columns[0]
         _, firsts[name], places[name] = np.unique(window[name], return_index=True, return_inverse=True)
-        own = {column: values[firsts[name]] for column, values in window.items()}
-        parts = [side_of(ranker.prepared(lookup.batch(part))) for part in _parts(own)]
-        made[name] = type(parts[0])(*(None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True)))
+        own = {column: window[column][firsts[name]] for column in columns}
+        parts = [side_of(ranker.prepared(looked_up(part))) for part in _parts(own)]
+        made[name] = joined(parts)
     index = {name: torch.from_numpy(place) for name, place in places.items()}
-    logit_N = torch.cat([ranker.meet(*(chosen(made[name], index[name][first:first + PAIRS]) for name in made)).logit_B
-                         for first in range(0, len(window["label"]), PAIRS)])
+    logit_N = torch.cat([ranker.meet(*(chosen(made[name], index[name][first:first + ITEM_ROWS]) for name in made)).logit_B
+                         for first in range(0, len(window["label"]), ITEM_ROWS)])
     if check:
         both = np.intersect1d(*firsts.values())
         assert len(both), "no row is the first of its user and of its illustration"
@@ -116,7 +117,7 @@ def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False)
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
-    for first in range(0, len(rows["label"]), ITEM_ROWS):
+    for first in range(0, len(next(iter(rows.values()))), ITEM_ROWS):
         yield {name: column[first:first + ITEM_ROWS] for name, column in rows.items()}
 
 

@@ -20,6 +20,7 @@ from small_store import next_indices
 
 from umair.errors import ContractError, StorageError
 from umair.model.ranker import RankerConfig
+from umair.recommendations import ITEM_COLUMNS, USER_COLUMNS
 from umair.storage import Store
 from umair.training.buckets import _share_shared, item_buckets, shared_buckets, user_buckets
 from umair.training.checkpoint import build_ranker
@@ -167,6 +168,30 @@ def test_a_batch_says_what_the_rows_and_the_pack_say(features):
     torch.testing.assert_close(batch.counters_BC[0], torch.tensor([np.log(11), np.log(4), 5 / 20, np.log(101), 0, 2 / 110]).float())
     torch.testing.assert_close(batch.counters_BC[1], torch.tensor([0, 0, 0.2, 0, 0, 0.2]))
     assert batch.label_B.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"counters": True, "id_dropout": 0.2, "totals": False}, {"ids": False, "match": False}, {"interests": False}])
+def test_users_and_illustrations_looked_up_alone_make_the_sides_of_their_rows(features, changes):
+    torch.manual_seed(0)
+    ranker = build_ranker(RankerConfig(**{"match": True, "tag_buckets": 8_000, **changes}), features.widths).eval()
+    looked_up, rows = Lookup(features, ranker), window_rows()
+    whole = ranker.prepared(looked_up.batch(rows))
+    users = {name: rows[name] for name in USER_COLUMNS}
+    items = {name: rows[name] for name in ITEM_COLUMNS}
+    for mine, theirs in ((ranker.user_side(ranker.prepared(looked_up.users(users))), ranker.user_side(whole)),
+                         (ranker.item_side(ranker.prepared(looked_up.items(items))), ranker.item_side(whole))):
+        for part, expected in zip(mine, theirs, strict=True):
+            assert part is expected is None or torch.equal(part, expected)
+    assert len(looked_up.users(users)) == len(looked_up.items(items)) == 2
+
+
+@pytest.mark.parametrize(("columns", "changes", "match"), [
+    ("users", {"bookmarked": [[2, 4], [-1, -1]]}, "column 'bookmarked': found index 4; expected indices from -1 to 3"),
+    ("users", {"user_index": [0, 2]}, "column 'user_index': found index 2; expected indices from 0 to 1"),
+    ("items", {"illust_index": [3, -1]}, "column 'illust_index': found index -1; expected indices from 0 to 3")])
+def test_users_and_illustrations_alone_must_be_in_the_pack_too(features, columns, changes, match):
+    with pytest.raises(ContractError, match=match):
+        getattr(lookup(features), columns)(window_rows(**changes))
 
 
 @pytest.mark.parametrize("config", [{"match": True}, {"form": "dcn_v2", "inputs": "all"}, {}])

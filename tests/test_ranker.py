@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import PAPER_WIDTHS, WIDTHS, known_of, loss_after, random_batch, small, where_known
+from batches import PAPER_WIDTHS, SMALL, WIDTHS, known_of, loss_after, random_batch, small, where_known
 from pydantic import ValidationError
 from torch.nn import functional as F
 
@@ -131,7 +131,8 @@ def test_the_machine_adds_the_pairs_of_all_fields():
             torch.nn.init.normal_(rows.weight)
     without = ranker().eval()
     without.load_state_dict({name: value for name, value in model.state_dict().items() if name in without.state_dict()})
-    fields_BFE = model._embeddings(model.user_side(batch), model.item_side(batch)).double()
+    profiles = model.user_profile(batch.user_fields_BF, batch.user_tags_BT), model.item_profile(batch.item_fields_BF, batch.item_tags_BT)
+    fields_BFE = torch.cat(profiles, 1).view(len(batch), -1, model.config.embedding_width).double()
     pairs_BFF = torch.einsum("bfe,bge->bfg", fields_BFE, fields_BFE)
     expected_B = pairs_BFF.triu(diagonal=1).sum((1, 2))
     torch.testing.assert_close((model(batch).logit_B - without(batch).logit_B).double(), expected_B, rtol=1e-3, atol=1e-3)
@@ -304,6 +305,25 @@ def test_fields_have_rows_of_their_own():
     table = FieldTable([3, 7, 9], width=2, std=1.0)
     rows_BFE = table(torch.tensor([[2, 6, 8], [0, 0, 0]]))
     torch.testing.assert_close(rows_BFE, table.rows.weight[torch.tensor([[2, 9, 18], [0, 3, 10]])])
+
+
+def test_some_of_the_fields_are_read_from_their_own_rows():
+    table = FieldTable([3, 7, 9], width=2, std=1.0)
+    torch.testing.assert_close(table(torch.tensor([[6, 8], [0, 0]]), first=1), table.rows.weight[torch.tensor([[9, 18], [3, 10]])])
+    with pytest.raises(ValueError, match="bucket 7 in column 0 of a field table; known: 0 to 6"):
+        table(torch.tensor([[7, 8]]), first=1)
+
+
+def test_the_linear_part_is_the_sum_of_the_users_share_and_the_illustrations():
+    batch, linear = random_batch(), ranker().config.linear_part()
+    torch.nn.init.normal_(linear.weights.rows.weight)
+    user_B, item_B = linear.of_user(*batch.buckets[:2]), linear.of_item(*batch.buckets[2:])
+    torch.testing.assert_close(user_B + item_B, linear(*batch.buckets))
+    weight = linear.weights.rows.weight[:, 0]
+    starts = torch.tensor([*SMALL.user_fields.values(), *[SMALL.tag_buckets] * 8, *SMALL.item_fields.values()]).cumsum(0)
+    first = batch.item_fields_BF[0]
+    others = weight[starts[9:18] + first].sum() + weight[starts[-1] + torch.arange(4) * SMALL.tag_buckets + batch.item_tags_BT[0]].sum()
+    torch.testing.assert_close(item_B[0], others)
 
 
 # ------------------------------------------------------------ configuration

@@ -18,7 +18,7 @@ from umair.baselines.final_mlp import FIRST, SECOND, Fusion, Gate
 from umair.baselines.rival import Rival
 from umair.baselines.rivals import RIVALS
 from umair.baselines.xdeepfm import MAPS, InteractionNetwork
-from umair.model.ranker import factorization
+from umair.model.ranker import factorization, factors
 from umair.parameters import NOTES, parameter_table
 
 ROWS, FIELDS, WIDTH = 4, 5, 3
@@ -108,7 +108,7 @@ def test_difm_attends_between_fields_and_then_multiplies_all_pairs() -> None:
         weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         np.testing.assert_allclose(found[:, part], np.maximum(weights @ value[:, part] + rest[:, part], 0), atol=1e-5)
     products = [sum(one[i] @ one[j] for i, j in itertools.combinations(range(FIELDS), 2)) for one in double(x)]
-    np.testing.assert_allclose(factorization(x).numpy(), products, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(factorization(factors(x)).numpy(), products, rtol=1e-4, atol=1e-5)
 
 
 def test_finalmlp_gates_alike_for_all_rows_and_fuses_head_by_head() -> None:

@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +28,15 @@ from umair.devices import tasks_for
 from umair.embedding.arrow import in_worker, record_batch, tables_of
 from umair.errors import ConfigError, ContractError
 from umair.evaluation.scoring import ScoringPlan, open_scorer, rows_of
-from umair.model.batch import Batch
 from umair.model.ranker import Ranker, UmairRanker
 from umair.model.sides import ItemSide, UserSide, chosen
-from umair.schema import ABSENT
 from umair.training.lookup import Lookup
 from umair.training.loop import MAIN
 from umair.training.reader import Rows
 
 log = logging.getLogger("umair.recommendations")
 USERS = 32  # that meet the candidates at once
-PAIRS = {"cpu": 2**13, "cuda": 2**18}  # scored at once
+PAIRS = {"cpu": 2**11, "cuda": 2**18}  # scored at once
 USERS_A_TASK, TASKS_A_SLOT = 2_000, 4
 USER_COLUMNS = ("user_index", "user_views", "user_bookmarks", "long_tags", "long_weights", "short_tags", "short_weights",
                 "bookmarked", "passed")  # of a window's row
@@ -135,19 +132,19 @@ class Meeting:
     @torch.inference_mode()
     def scores(self, users: Rows) -> Tensor:
         """[U, I]: the logit of every user with every candidate. users: USER_COLUMNS."""
-        user = self.ranker.user_side(self._batch(_without_illustration(users)))
+        user = self.ranker.user_side(self.ranker.prepared(self.lookup.users(users).to(self.device)))
         score_UI = torch.empty(len(user.user_BD), len(self.candidates["illust_index"]), device=self.device)
         first = 0
         for part in self.items:
-            for start in range(0, len(part.fields_BF), self.block):
+            for start in range(0, len(part.modality_BMD), self.block):
                 item = chosen(part, slice(start, start + self.block))
-                last = first + len(item.fields_BF)
+                last = first + len(item.modality_BMD)
                 score_UI[:, first:last] = self._meet(user, item)
                 first = last
         return score_UI
 
     def _meet(self, user: UserSide, item: ItemSide) -> Tensor:
-        users, items = len(user.fields_BF), len(item.fields_BF)
+        users, items = len(user.user_BD), len(item.modality_BMD)
         user_B = torch.arange(users, device=self.device).repeat_interleave(items)
         item_B = torch.arange(items, device=self.device).repeat(users)
         logit_B: Tensor = self.ranker.meet(chosen(user, user_B), chosen(item, item_B)).logit_B
@@ -157,10 +154,7 @@ class Meeting:
     def _item_sides(self, rows: int) -> list[ItemSide]:
         starts = range(0, len(self.candidates["illust_index"]), rows)
         parts = [{name: column[start:start + rows] for name, column in self.candidates.items()} for start in starts]
-        return [self.ranker.item_side(self._batch(_without_user(part))) for part in parts]
-
-    def _batch(self, rows: Rows) -> Batch:
-        return self.ranker.prepared(self.lookup.batch(rows).to(self.device))
+        return [self.ranker.item_side(self.ranker.prepared(self.lookup.items(part).to(self.device))) for part in parts]
 
 
 _OPEN: dict[str, Meeting] = {}  # the one that this Python worker serves
@@ -201,18 +195,3 @@ def _pairs_seen(seen: pa.Array, illust_I: npt.NDArray[np.int32], device: torch.d
     there = illust_I[item] == illust
     rows, columns = (torch.from_numpy(index[there]).to(device) for index in (user, item))
     return rows, columns
-
-
-def _without_illustration(users: Rows) -> Rows:
-    """A row a user of no illustration: the look-up wants one, and the user's side does not read it."""
-    nothing = np.zeros(len(users["user_index"]), np.int32)
-    return {**users, **dict.fromkeys((*ITEM_COLUMNS, "label"), nothing)}
-
-
-def _without_user(candidates: Candidates) -> Rows:
-    """A row a candidate of no user, likewise."""
-    count = len(candidates["illust_index"])
-    single, none = np.zeros(count, np.int32), np.full((count, 1), ABSENT, np.int32)
-    filler: dict[str, Any] = {name: single if name.startswith("user_") else none for name in USER_COLUMNS}
-    weights = {name: np.zeros((count, 1), np.float32) for name in USER_COLUMNS if name.endswith("weights")}
-    return {**candidates, **filler, **weights, "label": single}

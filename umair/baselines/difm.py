@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from umair.baselines.rival import Rival
 from umair.model.profiles import tower
-from umair.model.ranker import RankerConfig, factorization
+from umair.model.ranker import RankerConfig, factorization, factors
 
 HEADS, HEAD_WIDTH = 8, 8  # of the authors' code
 
@@ -44,4 +44,4 @@ class Difm(Rival):
     def judge(self, fields_BFE: Tensor) -> Tensor:
         by_vector_BF = self.by_vector(self.attention(fields_BFE).flatten(1))
         by_bit_BF = self.by_bit(self.deep(fields_BFE.flatten(1)))
-        return factorization(fields_BFE * (by_vector_BF + by_bit_BF)[:, :, None])
+        return factorization(factors(fields_BFE * (by_vector_BF + by_bit_BF)[:, :, None]))

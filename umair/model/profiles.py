@@ -22,9 +22,9 @@ class FieldTable(nn.Module):
     """One embedding table for several fields, their rows laid end to end: one look-up instead of F.
 
     bucket_BF int64, column f below `sizes[f]` -> [B, F, E] float32; one size alone serves all columns from the same
-    rows. Rows start normal with deviation `std`. Bucket 0 (unknown) is a row that learns like any other, which unseen
-    ids share. Raises ValueError for a bucket that its field does not have; on a GPU, where asking would wait for the
-    device, only the table's own end is checked.
+    rows. `first`: the field of the first column, where not all are given. Rows start normal with deviation `std`. Bucket 0
+    (unknown) is a row that learns like any other, which unseen ids share. Raises ValueError for a bucket that its field does
+    not have; on a GPU, where asking would wait for the device, only the table's own end is checked.
     """
 
     def __init__(self, sizes: Sequence[int], width: int, std: float) -> None:
@@ -37,17 +37,18 @@ class FieldTable(nn.Module):
         self.sizes_F: Tensor
         self.starts_F: Tensor
 
-    def forward(self, bucket_BF: Tensor) -> Tensor:
+    def forward(self, bucket_BF: Tensor, first: int = 0) -> Tensor:
+        given = slice(first, first + bucket_BF.shape[1])
         if not bucket_BF.is_cuda:
-            self._check(bucket_BF)
-        rows_BFE: Tensor = self.rows(bucket_BF + self.starts_F)
+            self._check(bucket_BF, self.sizes_F[given])
+        rows_BFE: Tensor = self.rows(bucket_BF + self.starts_F[given])
         return rows_BFE
 
-    def _check(self, bucket_BF: Tensor) -> None:
-        outside_BF = (bucket_BF < 0) | (bucket_BF >= self.sizes_F)
+    def _check(self, bucket_BF: Tensor, sizes_F: Tensor) -> None:
+        outside_BF = (bucket_BF < 0) | (bucket_BF >= sizes_F)
         if outside_BF.any():
             row, field = outside_BF.nonzero()[0].tolist()
-            size = int(self.sizes_F.expand(bucket_BF.shape[1])[field])
+            size = int(sizes_F.expand(bucket_BF.shape[1])[field])
             raise ValueError(f"bucket {int(bucket_BF[row, field])} in column {field} of a field table; "
                              f"known: 0 to {size - 1}")
 
@@ -73,16 +74,25 @@ class LinearPart(nn.Module):
     """A logit that is a sum of one weight per bucket (logistic regression over all one-hots), starting at zero.
 
     Each tag position has weights of its own, unlike the embeddings. user_fields_BF, user_tags_BT, item_fields_BF,
-    item_tags_BT -> [B] float32.
+    item_tags_BT -> [B] float32; `of_user` and `of_item` are the two shares of that sum.
     """
 
     def __init__(self, user_sizes: Sequence[int], item_sizes: Sequence[int], tag_buckets: int) -> None:
         super().__init__()
-        tags = [tag_buckets]
+        tags, self.of_users = [tag_buckets], len(user_sizes) + USER_TAGS
         self.weights = FieldTable([*user_sizes, *tags * USER_TAGS, *item_sizes, *tags * ITEM_TAGS], width=1, std=0.0)
 
     def forward(self, *buckets: Tensor) -> Tensor:
-        weight_BF1: Tensor = self.weights(torch.cat(buckets, 1))
+        return self._sum(*buckets, first=0)
+
+    def of_user(self, fields_BF: Tensor, tags_BT: Tensor) -> Tensor:
+        return self._sum(fields_BF, tags_BT, first=0)
+
+    def of_item(self, fields_BF: Tensor, tags_BT: Tensor) -> Tensor:
+        return self._sum(fields_BF, tags_BT, first=self.of_users)
+
+    def _sum(self, *buckets: Tensor, first: int) -> Tensor:
+        weight_BF1: Tensor = self.weights(torch.cat(buckets, 1), first)
         return weight_BF1.sum((1, 2))
 
 

@@ -248,9 +248,8 @@ class UmairRanker(Ranker):
         self.user_profile = config.user_profile()
         facts = self.user_profile.width + config.counters * len(COUNTERS[USER_COUNTERS])
         self.user_tower = tower(facts + config.interests * 2 * widths["text"], config.tower, config.tower_dropout)
-        if "profile" in self.modalities or config.machine:
-            self.item_profile = config.item_profile()
-        if "profile" in self.modalities:
+        self.item_profile = config.item_profile() if "profile" in self.modalities or config.machine else None
+        if self.item_profile is not None and "profile" in self.modalities:
             item_width = self.item_profile.width + config.counters * len(COUNTERS[ITEM_COUNTERS])
             self.item_tower = tower(item_width, config.tower, config.tower_dropout)
         self.read = {name: "text" if name == "style" and config.text_for_style else name for name in self.modalities}
@@ -276,21 +275,27 @@ class UmairRanker(Ranker):
 
     def user_side(self, batch: Batch) -> UserSide:
         """Of the users of a batch that `prepared` has returned; its illustrations are not looked at."""
-        facts_BX = self._user_facts(batch)
+        buckets = batch.user_fields_BF, batch.user_tags_BT
+        counters_BC, profile_BX = batch.counters_BC[:, USER_COUNTERS], self.user_profile(*buckets)
+        facts_BX = torch.cat([profile_BX, counters_BC], 1) if self.config.counters else profile_BX
         interests = (batch.long_interest_BD, batch.short_interest_BD) if self.config.interests else ()
-        user_BD = self.user_tower(torch.cat([facts_BX, *interests], 1))
-        suits_BMP = None if self.match is None else self.match.suits(batch)
-        weight_BM = None if self.weigh is None else F.softplus(self.weigh(facts_BX))
-        return UserSide(batch.user_fields_BF, batch.user_tags_BT, batch.counters_BC[:, USER_COUNTERS], user_BD, suits_BMP,
-                        weight_BM)
+        return UserSide(
+            counters_BC, user_BD=self.user_tower(torch.cat([facts_BX, *interests], 1)),
+            suits_BMP=None if self.match is None else self.match.suits(batch),
+            weight_BM=None if self.weigh is None else F.softplus(self.weigh(facts_BX)),
+            linear_B=None if self.linear is None else self.linear.of_user(*buckets), factors_BX=self._factors(profile_BX))
 
     def item_side(self, batch: Batch) -> ItemSide:
         """Of the illustrations of a batch that `prepared` has returned; its users are not looked at."""
-        modality_BMD = self._modality_vectors(batch)
-        known_BM = torch.stack([batch.known(read) for read in self.read.values()], 1)
+        buckets = batch.item_fields_BF, batch.item_tags_BT
+        counters_BC = batch.counters_BC[:, ITEM_COUNTERS]
+        profile_BX = None if self.item_profile is None else self.item_profile(*buckets)
         place_BMP, placed_BM = (None, None) if self.match is None else self.match.own(batch)
-        return ItemSide(batch.item_fields_BF, batch.item_tags_BT, batch.counters_BC[:, ITEM_COUNTERS], modality_BMD,
-                        known_BM, place_BMP, placed_BM)
+        return ItemSide(
+            counters_BC, modality_BMD=self._modality_vectors(batch, profile_BX, counters_BC),
+            known_BM=torch.stack([batch.known(read) for read in self.read.values()], 1),
+            place_BMP=place_BMP, placed_BM=placed_BM,
+            linear_B=None if self.linear is None else self.linear.of_item(*buckets), factors_BX=self._factors(profile_BX))
 
     def meet(self, user: UserSide, item: ItemSide) -> Scores:
         """The score of each user with the illustration in the same row."""
@@ -308,10 +313,10 @@ class UmairRanker(Ranker):
             head_BX = torch.cat([head_BX, matches.product_BMP.flatten(1), matches.sum_BM, matches.known_BM], 1)
             match_BM = matches.sum_BM if user.weight_BM is None else user.weight_BM * matches.sum_BM
             logits.append(match_BM.sum(1))
-        if self.linear is not None:
-            logits.append(self.linear(user.fields_BF, user.tags_BT, item.fields_BF, item.tags_BT))
-        if self.config.machine:
-            logits.append(factorization(self._embeddings(user, item)))
+        if user.linear_B is not None and item.linear_B is not None:
+            logits.append(user.linear_B + item.linear_B)
+        if user.factors_BX is not None and item.factors_BX is not None:
+            logits.append(factorization(user.factors_BX + item.factors_BX))
         return Scores(sum(logits, self.deep(head_BX)[:, 0]), weight_BM, match_BM)
 
     def penalty(self) -> Tensor | None:
@@ -330,27 +335,17 @@ class UmairRanker(Ranker):
         crossed_BX: Tensor = self.cross(head_BX)
         return crossed_BX if self.cross_norm is None else F.relu(self.cross_norm(crossed_BX + head_BX))
 
-    def _embeddings(self, user: UserSide, item: ItemSide) -> Tensor:
-        """[B, F, E]: every sparse field of user and illustration."""
-        user_BX, item_BX = self.user_profile(user.fields_BF, user.tags_BT), self.item_profile(item.fields_BF, item.tags_BT)
-        return torch.cat([user_BX, item_BX], 1).view(len(user_BX), -1, self.config.embedding_width)
+    def _factors(self, profile_BX: Tensor | None) -> Tensor | None:
+        """[B, E + 1]: what a side's embeddings are to the factorization machine, if there is one."""
+        if profile_BX is None or not self.config.machine:
+            return None
+        return factors(profile_BX.view(len(profile_BX), -1, self.config.embedding_width))
 
-    def _user_facts(self, batch: Batch) -> Tensor:
-        """[B, X]: what is known of the user apart from vectors: embeddings, and the counters if they are on."""
-        profile_BE: Tensor = self.user_profile(batch.user_fields_BF, batch.user_tags_BT)
-        return torch.cat([profile_BE, batch.counters_BC[:, USER_COUNTERS]], 1) if self.config.counters else profile_BE
-
-    def _item(self, batch: Batch) -> Tensor:
-        parts = [self.item_profile(batch.item_fields_BF, batch.item_tags_BT)]
-        if self.config.counters:
-            parts.append(batch.counters_BC[:, ITEM_COUNTERS])
-        item_BD: Tensor = self.item_tower(torch.cat(parts, 1))
-        return item_BD
-
-    def _modality_vectors(self, batch: Batch) -> Tensor:
+    def _modality_vectors(self, batch: Batch, profile_BX: Tensor | None, counters_BC: Tensor) -> Tensor:
         """[B, M, D]: each modality of the illustration, brought to one width."""
+        facts = [part for part in (profile_BX, counters_BC if self.config.counters else None) if part is not None]
         return torch.stack([F.relu(self.project[name](batch.vectors_BD[read])) if name in self.project
-                            else self._item(batch) for name, read in self.read.items()], 1)
+                            else self.item_tower(torch.cat(facts, 1)) for name, read in self.read.items()], 1)
 
     def _matches(self, user: UserSide, item: ItemSide) -> Matches | None:
         if user.suits_BMP is None or item.place_BMP is None or item.placed_BM is None:
@@ -393,9 +388,15 @@ def _expert(kind: str, config: RankerConfig) -> nn.Module:
                            hadamard=config.score == "hadamard", batch_mean=config.batch_mean)
 
 
-def factorization(fields_BFE: Tensor) -> Tensor:
+def factors(fields_BFE: Tensor) -> Tensor:
+    """[B, E + 1]: what `factorization` asks of embeddings, their sum and that of all their squares. Of more fields it is the
+    sum of what it is of each part of them."""
+    return torch.cat([fields_BFE.sum(1), fields_BFE.square().sum((1, 2))[:, None]], 1)
+
+
+def factorization(factors_BX: Tensor) -> Tensor:
     """[B]: the sum over all pairs of fields of their dot products (Rendle 2010), in time linear in the fields."""
-    return 0.5 * (fields_BFE.sum(1).square() - fields_BFE.square().sum(1)).sum(1)
+    return 0.5 * (factors_BX[:, :-1].square().sum(1) - factors_BX[:, -1])
 
 
 def cross_network(config: RankerConfig, width: int) -> nn.Module:

@@ -16,7 +16,16 @@ from torch.nn import functional as F
 
 from umair.config import fingerprint
 from umair.errors import ContractError
-from umair.model.batch import ITEM_TAGS, USER_TAGS, VECTOR_MODALITIES, Batch, Catalogue
+from umair.model.batch import (
+    COUNTERS,
+    ITEM_FIELDS,
+    ITEM_TAGS,
+    USER_FIELDS,
+    USER_TAGS,
+    VECTOR_MODALITIES,
+    Batch,
+    Catalogue,
+)
 from umair.model.compact import axes_key
 from umair.model.projection import require_width
 from umair.model.ranker import Ranker
@@ -67,24 +76,49 @@ class Lookup:
 
         Raises ContractError for a user, illustration or tag that the pack does not have, and for labels other than 0 and 1.
         """
-        features, config, item_N = self.features, self.config, rows["illust_index"]
+        counters_BC = torch.cat([_counters(rows, "user"), _counters(rows, "illust")], 1)
+        return Batch(**self._of_users(rows), **self._of_items(rows), counters_BC=counters_BC,
+                     label_B=_labels(rows["label"]), catalogue=self.catalogue)
+
+    def users(self, rows: Rows) -> Batch:
+        """The same of a window's columns that tell of users, for a ranker's `user_side`: what a Batch says of illustrations
+        is all zero or has no numbers, and costs nothing."""
+        counters_BC = F.pad(_counters(rows, "user"), (0, len(COUNTERS) // 2))
+        count = len(counters_BC)
+        return Batch(**self._of_users(rows), item_B=_none(count), item_fields_BF=_none(count, len(ITEM_FIELDS)),
+                     item_tags_BT=_none(count, ITEM_TAGS), vectors_BD={}, counters_BC=counters_BC,
+                     label_B=torch.zeros(count), catalogue=self.catalogue)
+
+    def items(self, rows: Rows) -> Batch:
+        """The same of the columns that tell of illustrations, for `item_side`."""
+        counters_BC = F.pad(_counters(rows, "illust"), (len(COUNTERS) // 2, 0))
+        count = len(counters_BC)
+        no_vector_B0, no_list_B0 = torch.zeros(count, 0), torch.zeros(count, 0, dtype=torch.int32)
+        return Batch(**self._of_items(rows), user_fields_BF=_none(count, len(USER_FIELDS)),
+                     user_tags_BT=_none(count, USER_TAGS), long_interest_BD=no_vector_B0, short_interest_BD=no_vector_B0,
+                     bookmarked_BH=no_list_B0, passed_BH=no_list_B0, counters_BC=counters_BC,
+                     label_B=torch.zeros(count), catalogue=self.catalogue)
+
+    def _of_users(self, rows: Rows) -> dict[str, Any]:
+        _require_below(rows["user_index"], self.features.users, "user_index")
+        for name in ("bookmarked", "passed"):
+            _require_below(rows[name], self.features.illustrations, name, lowest=ABSENT)
         tags_BL = np.concatenate([_first(rows["long_tags"], USER_TAGS // 2), _first(rows["short_tags"], USER_TAGS // 2)], 1)
-        totals = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}
-        _require_below(rows["user_index"], features.users, "user_index")
-        for name in ("illust_index", "bookmarked", "passed"):
-            _require_below(rows[name], features.illustrations, name, lowest=0 if name == "illust_index" else ABSENT)
-        item_B = _long(item_N)
-        return Batch(
-            user_fields_BF=_long(user_buckets(features.user_fields[rows["user_index"]], config.user_fields)),
-            user_tags_BT=_long(tag_buckets(tags_BL, config.tag_buckets)),
-            item_fields_BF=_long(item_buckets(features.item_fields[item_N], totals, config.item_fields)),
-            item_tags_BT=_long(tag_buckets(features.item_tags[item_N][:, :ITEM_TAGS], config.tag_buckets)),
-            long_interest_BD=self._interest(rows["long_tags"], rows["long_weights"]),
-            short_interest_BD=self._interest(rows["short_tags"], rows["short_weights"]),
-            counters_BC=_counters(rows),
-            vectors_BD={name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()},
-            item_B=item_B, bookmarked_BH=_list(rows["bookmarked"]), passed_BH=_list(rows["passed"]),
-            label_B=_labels(rows["label"]), catalogue=self.catalogue)
+        fields_BF = self.features.user_fields[rows["user_index"]]
+        return {"user_fields_BF": _long(user_buckets(fields_BF, self.config.user_fields)),
+                "user_tags_BT": _long(tag_buckets(tags_BL, self.config.tag_buckets)),
+                "long_interest_BD": self._interest(rows["long_tags"], rows["long_weights"]),
+                "short_interest_BD": self._interest(rows["short_tags"], rows["short_weights"]),
+                "bookmarked_BH": _list(rows["bookmarked"]), "passed_BH": _list(rows["passed"])}
+
+    def _of_items(self, rows: Rows) -> dict[str, Any]:
+        item_N, features = rows["illust_index"], self.features
+        _require_below(item_N, features.illustrations, "illust_index")
+        totals, item_B = {"total_view": rows["illust_views"], "total_bookmarks": rows["illust_bookmarks"]}, _long(item_N)
+        return {"item_B": item_B,
+                "item_fields_BF": _long(item_buckets(features.item_fields[item_N], totals, self.config.item_fields)),
+                "item_tags_BT": _long(tag_buckets(features.item_tags[item_N][:, :ITEM_TAGS], self.config.tag_buckets)),
+                "vectors_BD": {name: of_ID[item_B.to(of_ID.device)].float() for name, of_ID in self.vectors.items()}}
 
     def _interest(self, tag_BL: Array, weight_BL: Array) -> Tensor:
         _require_below(tag_BL, self.features.tags, "interest tags", lowest=ABSENT)
@@ -118,14 +152,11 @@ def _interest(features: Features, tag_BL: Array, weight_BL: Array) -> Tensor:
     return total_BD / torch.where(sum_B1 > 0, sum_B1, torch.ones_like(sum_B1))
 
 
-def _counters(rows: Rows) -> Tensor:
-    """[B, 6] in the order of COUNTERS: log1p of views and bookmarks, and their rate pulled toward PRIOR_RATE."""
-    columns = []
-    for owner in ("user", "illust"):
-        views, bookmarks = rows[f"{owner}_views"].astype(np.float64), rows[f"{owner}_bookmarks"].astype(np.float64)
-        rate = (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
-        columns += [np.log1p(views), np.log1p(bookmarks), rate]
-    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+def _counters(rows: Rows, owner: str) -> Tensor:
+    """[B, 3], the owner's of COUNTERS: log1p of views and bookmarks, and their rate pulled toward PRIOR_RATE."""
+    views, bookmarks = rows[f"{owner}_views"].astype(np.float64), rows[f"{owner}_bookmarks"].astype(np.float64)
+    rate = (bookmarks + PRIOR_RATE * PRIOR_VIEWS) / (views + PRIOR_VIEWS)
+    return torch.from_numpy(np.stack([np.log1p(views), np.log1p(bookmarks), rate], 1).astype(np.float32))
 
 
 def _labels(label_B: Array) -> Tensor:
@@ -147,6 +178,11 @@ def _require_below(index: Array, count: int, column: str, lowest: int = 0) -> No
         raise ContractError(f"window, column '{column}'", f"index {wrong}",
                             f"indices from {lowest} to {count - 1}, as the packed features have rows",
                             "build the windows again: they and the pack must come from the same tables")
+
+
+def _none(*shape: int) -> Tensor:
+    """Buckets 0 or illustration 0, held once."""
+    return torch.zeros((), dtype=torch.int64).expand(shape)
 
 
 def _long(index: Array) -> Tensor:
