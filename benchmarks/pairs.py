@@ -102,7 +102,7 @@ def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False)
     made, places, firsts = {}, {}, {}
     for columns, looked_up, side_of in ((USER_COLUMNS, lookup.users, ranker.user_side), (ITEM_COLUMNS, lookup.items, ranker.item_side)):
         name = columns[0]
-        _, firsts[name], places[name] = np.unique(window[name], return_index=True, return_inverse=True)
+        firsts[name], places[name] = _firsts(window[name])
         own = {column: window[column][firsts[name]] for column in columns}
         parts = [side_of(ranker.prepared(looked_up(part))) for part in _parts(own)]
         made[name] = joined(parts)
@@ -114,6 +114,14 @@ def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False)
         assert len(both), "no row is the first of its user and of its illustration"
         alone = ranker(lookup.batch({name: values[both] for name, values in window.items()})).logit_B
         torch.testing.assert_close(logit_N[both], alone, rtol=1e-3, atol=1e-4)
+
+
+def _firsts(index_N: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of each user or illustration the first row, by index; of each row, which of these is its own."""
+    count, first_X = len(index_N), np.full(index_N.max() + 1, -1)
+    first_X[index_N[::-1]] = np.arange(count)[::-1]  # what is written last stays
+    there_X = first_X >= 0
+    return first_X[there_X], (there_X.cumsum() - 1)[index_N]
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:

@@ -50,7 +50,7 @@ def tanh(x: Tensor) -> Tensor:
     is off by 2e-7 at most; small numbers keep fewer digits so, which a sum with numbers near 1 would not keep either."""
     if x.is_cuda or x.dtype != torch.float32:
         return torch.tanh(x)
-    return 2 * torch.sigmoid(2 * x) - 1
+    return torch.rsub(torch.sigmoid(2 * x), -1, alpha=-2)  # -1 + 2 s, in one pass
 
 
 def _glorot(*shape: int, fans: int) -> nn.Parameter:

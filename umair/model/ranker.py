@@ -354,7 +354,10 @@ class UmairRanker(Ranker):
 
     def _with_matches(self, modality_BMD: Tensor, matches: Matches) -> Tensor:
         """Each modality plus its match, if it is matched."""
-        match_of = dict(zip(self.matched, self.mix(matches.product_BMP).unbind(1), strict=True))
+        mixed_BMD: Tensor = self.mix(matches.product_BMP)
+        if self.matched == self.modalities:
+            return modality_BMD + mixed_BMD
+        match_of = dict(zip(self.matched, mixed_BMD.unbind(1), strict=True))
         vectors = zip(self.modalities, modality_BMD.unbind(1), strict=True)
         return torch.stack([vector_BD + match_of[name] if name in match_of else vector_BD for name, vector_BD in vectors], 1)
 
