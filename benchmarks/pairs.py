@@ -4,8 +4,8 @@
 
 The default ranker, untrained, on a numeric world of 5,000 illustrations and 2,000 users, one thread of torch; users as the
 test row that knows most of them. "once": users' and candidates' look-ups and sides included, and the sides of
-the candidates made for these users alone; without Spark, and without leaving out what was seen. "row by row": the same ranker on batches of 8,192 pairs that are held in memory;
-"row by row, looked up": with the look-up of each row. "window": the rows of the test window, each by the sides of its user's and
+the candidates made for these users alone; without Spark, and without leaving out what was seen. "row by row": the same ranker on random pairs in batches that are held in memory;
+"row by row, looked up": with the look-up of each row. All in blocks of 2,048. "window": the rows of the test window, each by the sides of its user's and
 its illustration's first row there, look-ups included, over each as its own row, looked up. Medians over rounds in which each has its turn.
 """
 
@@ -42,7 +42,7 @@ from umair.training.reader import Rows, read_rows
 
 RESULTS = ROOT / "benchmarks/results/pairs.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
-ROUNDS, PAIRS, ITEM_ROWS = 5, 8_192, 2_048
+ROUNDS, PAIRS, BLOCK = 5, 8_192, 2_048  # BLOCK: PAIRS["cpu"] of umair.recommendations
 
 
 def main() -> None:
@@ -71,12 +71,13 @@ def _compare(world: Path, count: int) -> dict[str, Any]:
     users, candidates = _sides(inputs.rows_by_file["test"], features.illustrations, count)
     rows, user, item = _pairs(users, candidates)
     with torch.inference_mode():
-        batch = lookup.batch(rows)
-        torch.testing.assert_close(Meeting(ranker, lookup, candidates, ITEM_ROWS).scores(users)[user, item], ranker(batch).logit_B, rtol=1e-3, atol=1e-4)
+        batches = [lookup.batch(part) for part in _parts(rows)]
+        logit_N = torch.cat([ranker(batch).logit_B for batch in batches])
+        torch.testing.assert_close(Meeting(ranker, lookup, candidates, BLOCK).scores(users)[user, item], logit_N, rtol=1e-3, atol=1e-4)
         pairs = count * len(candidates["illust_index"])
         ways = {"once": (lambda: _recommended(ranker, lookup, users, candidates), pairs),
-                "row by row": (lambda: [ranker(batch) for _ in range(4)], 4 * PAIRS),
-                "row by row, looked up": (lambda: [ranker(lookup.batch(rows)) for _ in range(4)], 4 * PAIRS)}
+                "row by row": (lambda: [ranker(batch) for _ in range(4) for batch in batches], 4 * PAIRS),
+                "row by row, looked up": (lambda: [ranker(lookup.batch(part)) for _ in range(4) for part in _parts(rows)], 4 * PAIRS)}
         window = _read(inputs.rows_by_file["test"])
         size = len(window["label"])
         _by_sides(ranker, lookup, window, check=True)
@@ -107,8 +108,8 @@ def _by_sides(ranker: Any, lookup: Lookup, window: Rows, *, check: bool = False)
         parts = [side_of(ranker.prepared(looked_up(part))) for part in _parts(own)]
         made[name] = joined(parts)
     index = {name: torch.from_numpy(place) for name, place in places.items()}
-    logit_N = torch.cat([ranker.meet(*(chosen(made[name], index[name][first:first + ITEM_ROWS]) for name in made)).logit_B
-                         for first in range(0, len(window["label"]), ITEM_ROWS)])
+    logit_N = torch.cat([ranker.meet(*(chosen(made[name], index[name][first:first + BLOCK]) for name in made)).logit_B
+                         for first in range(0, len(window["label"]), BLOCK)])
     if check:
         both = np.intersect1d(*firsts.values())
         assert len(both), "no row is the first of its user and of its illustration"
@@ -125,8 +126,8 @@ def _firsts(index_N: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
-    for first in range(0, len(next(iter(rows.values()))), ITEM_ROWS):
-        yield {name: column[first:first + ITEM_ROWS] for name, column in rows.items()}
+    for first in range(0, len(next(iter(rows.values()))), BLOCK):
+        yield {name: column[first:first + BLOCK] for name, column in rows.items()}
 
 
 def _read(files: dict[str, int]) -> Rows:
@@ -135,7 +136,7 @@ def _read(files: dict[str, int]) -> Rows:
 
 
 def _recommended(ranker: Any, lookup: Lookup, users: Rows, candidates: Candidates) -> None:
-    meeting = Meeting(ranker, lookup, candidates, ITEM_ROWS)
+    meeting = Meeting(ranker, lookup, candidates, BLOCK)
     for start in range(0, len(users["user_index"]), USERS):
         meeting.scores({name: column[start:start + USERS] for name, column in users.items()}).topk(50)
 

@@ -11,7 +11,7 @@ from batches import WIDTHS, random_batch, small
 from umair.model.batch import Batch
 from umair.model.profiles import USER_COUNTERS
 from umair.model.ranker import UmairRanker
-from umair.model.sides import chosen
+from umair.model.sides import chosen, joined
 
 VARIANTS = [{}, {"match": True, "counters": True, "match_mixed": True, "id_dropout": 0.2, "standardise": True},
             {"match": ["style"], "match_weights": False, "totals": False}, {"machine": True, "residual": True, "linear": False},
@@ -50,6 +50,15 @@ def test_sides_made_once_meet_as_rows_are_scored(changes):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     assert found.logit_B.view(6, 6).std(0).min() > 0  # otherwise equality would say little
     assert found.logit_B.view(6, 6).std(1).min() > 0
+
+
+@pytest.mark.parametrize("changes", VARIANTS[:4], ids=str)
+def test_parts_of_a_side_joined_again_are_the_side(changes):
+    ranker, batch = trained(changes), random_batch(rows=6)
+    for side in (ranker.user_side(ranker.prepared(batch)), ranker.item_side(ranker.prepared(batch))):
+        parts = [chosen(side, slice(0, 2)), chosen(side, torch.tensor([2])), chosen(side, slice(3, 6))]
+        for mine, part in zip(joined(parts), side, strict=True):
+            assert mine is part is None or torch.equal(mine, part)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)

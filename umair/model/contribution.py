@@ -32,7 +32,7 @@ class AttentionContribution(nn.Module):
             return _mix(weight_BM, modality_BMD), weight_BM
         weight_BKM = F.dropout(weight_BM[:, None].expand(-1, self.experts, -1), self.dropout)
         expert_BKD = weight_BKM @ modality_BMD
-        gate_BK = dot_scores(user_BD, expert_BKD, self.scaled).softmax(-1)
+        gate_BK = softmax(dot_scores(user_BD, expert_BKD, self.scaled))
         return _mix(gate_BK, expert_BKD), weight_BM
 
 
@@ -73,7 +73,7 @@ class AttentionExpert(nn.Module):
     def forward(self, user_BD: Tensor, modality_BMD: Tensor, known_BM: Tensor) -> tuple[Tensor, Tensor]:
         query_BD, key_BMD = self.query(user_BD), self.key(modality_BMD)
         if self.hadamard:
-            weight_BMD = masked_softmax((query_BD[:, None] * key_BMD).transpose(1, 2), known_BM[:, None]).transpose(1, 2)
+            weight_BMD = masked_softmax(query_BD[:, None] * key_BMD, known_BM[:, :, None], dim=1)
             dropped_BMD = F.dropout(weight_BMD, self.dropout, self.training)
             return (dropped_BMD * modality_BMD).sum(1), weight_BMD.mean(2)
         weight_BM, dropped_BM = weights_of(query_BD, key_BMD, known_BM, scaled=self.scaled, batch_mean=self.batch_mean,
@@ -133,14 +133,22 @@ def dot_scores(query_BD: Tensor, value_BXD: Tensor, scaled: bool) -> Tensor:
     return score_BX / query_BD.shape[1] ** 0.5 if scaled else score_BX
 
 
-def masked_softmax(score_BM: Tensor, known_BM: Tensor) -> Tensor:
-    """Softmax over the known entries of each row; zero elsewhere, and everywhere where nothing is known."""
+def masked_softmax(score_BM: Tensor, known_BM: Tensor, dim: int = -1) -> Tensor:
+    """Softmax over the known entries along `dim`; zero elsewhere, and everywhere where nothing is known."""
     lowest = torch.finfo(score_BM.dtype).min  # not -inf, which would make a row without any known entry NaN
-    known_score_BM = score_BM.masked_fill(~known_BM, lowest)
-    # along the rows: on a CPU a softmax over a few numbers that lie side by side takes twenty times as long
-    return known_score_BM.transpose(0, -1).softmax(0).transpose(0, -1) * known_BM
+    return softmax(score_BM.masked_fill(~known_BM, lowest), dim) * known_BM
+
+
+def softmax(score: Tensor, dim: int = -1) -> Tensor:
+    """torch's. On a CPU that one is slow over a few numbers that lie side by side: these are moved apart before it, and back
+    after it, as dropout would draw other numbers for another layout."""
+    if score.is_cuda or dim != -1:
+        return score.softmax(dim)
+    return score.transpose(0, -1).contiguous().softmax(0).transpose(0, -1).contiguous()
 
 
 def _mix(weight_BX: Tensor, value_BXD: Tensor) -> Tensor:
-    """[B, D]: as `weight_BX[:, None] @ value_BXD`, which on a CPU takes four times as long for so few X."""
+    """[B, D]: weight_BX[:, None] @ value_BXD, which on a CPU takes four times as long as a product and a sum for few X."""
+    if value_BXD.is_cuda:
+        return (weight_BX[:, None] @ value_BXD)[:, 0]
     return (weight_BX[:, :, None] * value_BXD).sum(1)

@@ -79,7 +79,7 @@ class LinearPart(nn.Module):
 
     def __init__(self, user_sizes: Sequence[int], item_sizes: Sequence[int], tag_buckets: int) -> None:
         super().__init__()
-        tags, self.of_users = [tag_buckets], len(user_sizes) + USER_TAGS
+        tags, self.first_of_item = [tag_buckets], len(user_sizes) + USER_TAGS
         self.weights = FieldTable([*user_sizes, *tags * USER_TAGS, *item_sizes, *tags * ITEM_TAGS], width=1, std=0.0)
 
     def forward(self, *buckets: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class LinearPart(nn.Module):
         return self._sum(fields_BF, tags_BT, first=0)
 
     def of_item(self, fields_BF: Tensor, tags_BT: Tensor) -> Tensor:
-        return self._sum(fields_BF, tags_BT, first=self.of_users)
+        return self._sum(fields_BF, tags_BT, first=self.first_of_item)
 
     def _sum(self, *buckets: Tensor, first: int) -> Tensor:
         weight_BF1: Tensor = self.weights(torch.cat(buckets, 1), first)

@@ -39,8 +39,8 @@ Side = TypeVar("Side", UserSide, ItemSide)
 
 
 def chosen(side: Side, rows: Tensor | slice) -> Side:
-    """Some of the rows, or some of them several times. An index is int64."""
-    parts: list[Any] = [_rows(part, rows) for part in side]
+    """Some of the rows, or some of them several times: a slice, or their numbers as int64."""
+    parts: list[Any] = [None if part is None else _rows(part, rows) for part in side]
     return type(side)(*parts)
 
 
@@ -50,7 +50,7 @@ def joined(sides: Sequence[Side]) -> Side:
     return type(sides[0])(*parts)
 
 
-def _rows(part: Tensor | None, rows: Tensor | slice) -> Tensor | None:
-    if part is None or isinstance(rows, slice):
-        return part if part is None else part[rows]
-    return part.index_select(0, rows)  # copies whole rows: on a CPU three times as fast as an index
+def _rows(part: Tensor, rows: Tensor | slice) -> Tensor:
+    if isinstance(rows, slice):
+        return part[rows]
+    return part.index_select(0, rows)  # copies whole rows, which on a CPU is several times as fast as part[rows]

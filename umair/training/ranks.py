@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
@@ -174,7 +175,8 @@ def run_ranks(spark: SparkSession, train: Callable[..., Any], arguments: dict[st
     """Runs `train(ranks, **arguments)` on `count` Horovod ranks and returns their JSON-able results, by rank.
 
     `train` and `arguments` travel by pickle inside the job, so `train` must be importable on the executors. `threads` is
-    torch's number of threads in each rank; `device` is cpu or cuda (then each rank takes its Spark task's GPU).
+    torch's number of threads in each rank; `device` is cpu or cuda (then each rank takes its Spark task's GPU). `train` does
+    not run in its process's main thread, so that it can set no signal handlers.
 
     Raises the UmairError that a rank raised; ClusterError when there are too few slots, when the ranks do not start in
     `start_seconds` (None: the setting of START_SECONDS), when one dies, or when one raises anything else (its traceback goes
@@ -294,15 +296,15 @@ def _in_rank(train: Callable[..., Any], arguments: dict[str, Any], threads: int,
     hvd.init()
     given = train, arguments, threads, device, terminal
     work = threading.Thread(target=lambda: outcomes.append(_outcome(*given)), daemon=True)
-    work.start()
     try:
+        work.start()
         while work.is_alive() and vain < VAIN_LOOKS:
             work.join(LOOK_SECONDS)
-            vain = vain + 1 if _waits_in_vain(work) else 0
+            vain = vain + 1 if _waits_in_vain() else 0
     finally:
         hvd.shutdown()  # tells the others: whoever waits for this rank gets HorovodInternalError instead of a hang
     if work.is_alive():
-        atexit.register(os._exit, 0)  # the thread still reads what Python would take down before it exits
+        atexit.register(_exit_at_once)  # the thread still reads what Python would take down before it exits
         return {"stopped": "Horovod ended while its answer was waited for"}
     return outcomes[0]
 
@@ -312,8 +314,8 @@ def _outcome(train: Callable[..., Any], arguments: dict[str, Any], threads: int,
     from horovod.common.exceptions import HorovodInternalError
 
     hvd = _horovod()
-    torch.set_num_threads(threads)  # of this thread, as the device is
     try:
+        torch.set_num_threads(threads)  # here and in threads made later; like the device, not in the thread that looks on
         stream = connect(terminal) if hvd.rank() == 0 else None
         ranks = HorovodRanks(hvd.rank(), hvd.size(), hvd.local_rank(), take_device(device, hvd.local_rank()), stream)
         return {"result": train(ranks, **arguments)}
@@ -325,18 +327,28 @@ def _outcome(train: Callable[..., Any], arguments: dict[str, Any], threads: int,
         return {"crash": traceback.format_exc()}
 
 
-def _waits_in_vain(work: threading.Thread) -> bool:
-    """Whether the thread waits for Horovod, which has ended: it shows that only where asked for its sets of processes."""
+def _waits_in_vain() -> bool:
+    """Whether a thread waits for Horovod, which has ended: it shows that only where asked for its sets of processes. Any
+    thread: the way back through what was added over the ranks may be one of autograd's."""
     from horovod.torch import mpi_ops
 
     try:
         mpi_ops._basics._get_process_set_ids_and_ranks()
-        return False
     except (ValueError, RuntimeError):
-        frame = sys._current_frames().get(work.ident or 0)
-    while frame is not None and frame.f_code is not mpi_ops.synchronize.__code__:
+        return any(_runs(mpi_ops.synchronize, frame) for frame in sys._current_frames().values())
+    return False
+
+
+def _runs(function: Callable[..., Any], frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back
     return frame is not None
+
+
+def _exit_at_once() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def take_device(device: str, local_index: int) -> str:
