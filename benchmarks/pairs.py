@@ -35,6 +35,7 @@ from umair.experiments.config import DEFAULT, ExperimentConfig
 from umair.experiments.numeric_world import NumericWorldConfig, draw_numeric_world, numeric_inputs
 from umair.model.sides import chosen, joined
 from umair.recommendations import ITEM_COLUMNS, USER_COLUMNS, USERS, Candidates, Meeting
+from umair.recommendations import PAIRS as AT_ONCE
 from umair.training.checkpoint import build_ranker
 from umair.training.features import Features
 from umair.training.lookup import COLUMNS, Lookup
@@ -42,7 +43,7 @@ from umair.training.reader import Rows, read_rows
 
 RESULTS = ROOT / "benchmarks/results/pairs.json"
 EXPERIMENT = ROOT / "conf/experiments/numeric.yaml"
-ROUNDS, PAIRS, BLOCK = 5, 8_192, 2_048  # BLOCK: PAIRS["cpu"] of umair.recommendations
+ROUNDS, PAIRS, BLOCK = 5, 8_192, AT_ONCE["cpu"]
 
 
 def main() -> None:

@@ -235,3 +235,15 @@ def test_the_authors_dropout_meets_each_users_weights_before_their_mean(inputs):
     weight_BM, dropped_BM = weights_of(query_BD, value_BMD, known_BM, scaled=False, batch_mean=False, dropout=0.5)
     assert torch.equal(weight_BM, torch.full((rows, 4), 0.25))
     assert (dropped_BM / 0.25 - 1).std().item() == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((6, 4), -1), ((6, 5, 4), -1), ((6, 4, 5), 1)])
+def test_weights_lie_as_their_scores_do_and_are_the_softmax_of_the_known_ones(shape, dim):
+    """Dropout fills in the order of memory: weights in another layout would be another training, and a slower one."""
+    torch.manual_seed(0)
+    score, known = torch.randn(shape), torch.rand(shape) > 0.3
+    found = masked_softmax(score, known, dim)
+    power = score.double().exp() * known
+    expected = power / power.sum(dim, keepdim=True).clamp(min=1e-300)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    assert found.stride() == score.stride()
